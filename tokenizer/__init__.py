@@ -1,0 +1,8 @@
+"""Text to token ids and back, as XLM-RoBERTa was pretrained with."""
+
+from .batch_encoding import BatchEncoding
+from .xlm_roberta import XLMRobertaTokenizer
+
+XLMRobertaTokenizerFast = XLMRobertaTokenizer  # the reference has both names for one class
+
+__all__ = ["BatchEncoding", "XLMRobertaTokenizer", "XLMRobertaTokenizerFast"]

@@ -1,0 +1,57 @@
+"""XLM-RoBERTa in NumPy and CuPy: every layer, head, loss and backward pass written by hand."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from xlmr_np.config import XLM_ROBERTA_BASE, XLM_ROBERTA_LARGE, AutoConfig, XLMRobertaConfig
+    from xlmr_np.models import AutoModel, AutoModelForMaskedLM, XLMRobertaForMaskedLM, XLMRobertaModel
+    from xlmr_np.pipelines import pipeline
+    from xlmr_np.tokenizer import AutoTokenizer, BatchEncoding, XLMRobertaTokenizer, XLMRobertaTokenizerFast
+
+# Names are imported when they are first used, so that `import xlmr_np` takes milliseconds.
+_HOMES = {
+    "XLM_ROBERTA_BASE": "xlmr_np.config",
+    "XLM_ROBERTA_LARGE": "xlmr_np.config",
+    "AutoConfig": "xlmr_np.config",
+    "XLMRobertaConfig": "xlmr_np.config",
+    "AutoModel": "xlmr_np.models",
+    "AutoModelForMaskedLM": "xlmr_np.models",
+    "XLMRobertaForMaskedLM": "xlmr_np.models",
+    "XLMRobertaModel": "xlmr_np.models",
+    "pipeline": "xlmr_np.pipelines",
+    "AutoTokenizer": "xlmr_np.tokenizer",
+    "BatchEncoding": "xlmr_np.tokenizer",
+    "XLMRobertaTokenizer": "xlmr_np.tokenizer",
+    "XLMRobertaTokenizerFast": "xlmr_np.tokenizer",
+}
+
+__all__ = [
+    "XLM_ROBERTA_BASE",
+    "XLM_ROBERTA_LARGE",
+    "AutoConfig",
+    "AutoModel",
+    "AutoModelForMaskedLM",
+    "AutoTokenizer",
+    "BatchEncoding",
+    "XLMRobertaConfig",
+    "XLMRobertaForMaskedLM",
+    "XLMRobertaModel",
+    "XLMRobertaTokenizer",
+    "XLMRobertaTokenizerFast",
+    "pipeline",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'xlmr_np' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,0 +1,68 @@
+"""One layer of the encoder: self-attention, then feed-forward, each with its residual and norm."""
+
+from typing import NamedTuple
+
+from jaxtyping import Float
+
+from xlmr_np.arrays import Array
+from xlmr_np.layers.attention import Mask
+from xlmr_np.layers.feed_forward import FeedForwardParams
+from xlmr_np.layers.self_attention import (
+    AttentionParams,
+    LayerDropout,
+    Past,
+    SelfAttentionCache,
+    self_attention_forward,
+)
+from xlmr_np.ops import Ops
+
+
+class EncoderLayerParams(NamedTuple):
+    """The parameters of the two sublayers."""
+
+    attention: AttentionParams
+    feed_forward: FeedForwardParams
+
+
+class EncoderLayerCache(NamedTuple):
+    """The caches of the two sublayers."""
+
+    attention: SelfAttentionCache
+    feed_forward: object
+
+
+class EncoderSetting(NamedTuple):
+    """The numbers and names that every layer of an encoder shares."""
+
+    num_heads: int
+    activation: str
+    eps: float
+
+
+def encoder_layer_forward(
+    x: Float[Array, "*batch D"],
+    params: EncoderLayerParams,
+    mask: Mask,
+    setting: EncoderSetting,
+    ops: Ops,
+    dropout: LayerDropout = LayerDropout(),
+    past: Past | None = None,
+) -> tuple[Float[Array, "*batch D"], EncoderLayerCache]:
+    """Self-attention between the tokens of `x`, then the feed-forward sublayer on each of them.
+
+    Args:
+        x: padded [B, T, D] or packed [N, D], as `mask` says.
+        params: of the two sublayers.
+        mask: who sees whom.
+        setting: number of heads, activation, eps.
+        ops: the engine.
+        dropout: of this layer.
+        past: earlier keys and values, or None.
+    """
+    attended, attention_cache = self_attention_forward(
+        x, params.attention, mask, setting.num_heads, setting.eps, ops, dropout, past
+    )
+    y, feed_forward_cache = ops.feed_forward.forward(
+        attended, params.feed_forward, setting.activation, setting.eps, dropout.feed_forward
+    )
+    return y, EncoderLayerCache(attention_cache, feed_forward_cache)

@@ -1,0 +1,85 @@
+"""The self-attention sublayer: project, split into heads, attend, merge, add & norm."""
+
+from typing import NamedTuple, Protocol
+
+from jaxtyping import Float
+
+from xlmr_np.arrays import Array, array_namespace
+from xlmr_np.layers.add_norm import AddNormParams
+from xlmr_np.layers.attention import Mask
+from xlmr_np.layers.dropout import Dropout
+from xlmr_np.layers.linear import LinearParams
+from xlmr_np.ops import Ops
+
+
+class AttentionParams(NamedTuple):
+    """The three projections of one attention sublayer, and its output projection with the norm."""
+
+    query: LinearParams
+    key: LinearParams
+    value: LinearParams
+    output: AddNormParams
+
+
+class SelfAttentionCache(NamedTuple):
+    """The caches of its three operations, in whatever form the engine keeps them."""
+
+    projections: object
+    attention: object
+    output: object
+
+
+class LayerDropout(NamedTuple):
+    """The dropouts of one encoder layer: on attention probabilities, and on the output of each sublayer."""
+
+    probabilities: Dropout | None = None
+    attention: Dropout | None = None
+    feed_forward: Dropout | None = None
+
+
+class Past(Protocol):
+    """A store of the keys and values of earlier tokens (cached decoding)."""
+
+    def append(self, key: Array, value: Array) -> tuple[Array, Array]:
+        """Store new keys and values [..., H, W]; return all of them, as the mask's key spans describe."""
+
+
+def self_attention_forward(
+    x: Float[Array, "*batch D"],
+    params: AttentionParams,
+    mask: Mask,
+    num_heads: int,
+    eps: float,
+    ops: Ops,
+    dropout: LayerDropout = LayerDropout(),
+    past: Past | None = None,
+) -> tuple[Float[Array, "*batch D"], SelfAttentionCache]:
+    """Let every token of `x` gather from the tokens that `mask` shows it.
+
+    Args:
+        x: padded [B, T, D] or packed [N, D], as `mask` says.
+        params: projections.
+        mask: who sees whom.
+        num_heads: H; the head width is D / H.
+        eps: of the layer norm.
+        ops: the engine.
+        dropout: its fields `probabilities` and `attention` are used.
+        past: earlier keys and values, or None.
+    """
+    projected, projections_cache = ops.linears.forward(x, (params.query, params.key, params.value))
+    query, key, value = (split_heads(part, num_heads) for part in projected)
+    if past is not None:
+        key, value = past.append(key, value)
+    context, attention_cache = ops.attention.forward(query, key, value, mask, dropout.probabilities)
+    y, output_cache = ops.add_norm.forward(merge_heads(context), x, params.output, eps, dropout.attention)
+    return y, SelfAttentionCache(projections_cache, attention_cache, output_cache)
+
+
+def split_heads(x: Float[Array, "*batch D"], num_heads: int) -> Float[Array, "*batch H W"]:
+    """Cut the last axis into `num_heads` heads of equal width."""
+    return array_namespace(x).reshape(x, (*x.shape[:-1], num_heads, x.shape[-1] // num_heads))
+
+
+def merge_heads(x: Float[Array, "*batch H W"]) -> Float[Array, "*batch D"]:
+    """The inverse of `split_heads`."""
+    return array_namespace(x).reshape(x, (*x.shape[:-2], x.shape[-2] * x.shape[-1]))

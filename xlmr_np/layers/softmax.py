@@ -1,0 +1,41 @@
+"""The softmax over the last axis, in which some entries may be hidden."""
+
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float
+
+from xlmr_np.arrays import Array, array_namespace, at_least_float32
+
+
+class SoftmaxCache(NamedTuple):
+    """What the backward pass needs: the result alone."""
+
+    probabilities: Float[Array, "*batch S"]
+
+
+def softmax_forward(
+    scores: Float[Array, "*batch S"], is_visible: Bool[Array, "..."] | None = None
+) -> tuple[Float[Array, "*batch S"], SoftmaxCache]:
+    """exp(scores) divided by its sum over the visible entries of the last axis.
+
+    Args:
+        scores: [..., S].
+        is_visible: broadcasts to the shape of `scores`; a hidden entry counts as -inf, and its probability
+            is exactly 0. A row without a visible entry yields zeros, never NaN. None: all are visible.
+
+    Returns:
+        Probabilities [..., S] in at least float32, and the cache. The largest visible score is subtracted
+        first, so that no exponential overflows and adding a constant to a row changes nothing.
+    """
+    xp = array_namespace(scores)
+    wide = at_least_float32(scores)
+    if wide.shape[-1] == 0:
+        return wide, SoftmaxCache(wide)
+    if is_visible is not None:
+        wide = xp.where(is_visible, wide, xp.asarray(-xp.inf, dtype=wide.dtype, device=wide.device))
+    largest = xp.max(wide, axis=-1, keepdims=True)
+    shifted = wide - xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))
+    exponentials = xp.exp(shifted)
+    total = xp.sum(exponentials, axis=-1, keepdims=True)
+    probabilities = exponentials / xp.where(total == 0.0, xp.ones_like(total), total)
+    return probabilities, SoftmaxCache(probabilities)

@@ -1,0 +1,41 @@
+"""The cross-entropy of class labels under logits."""
+
+from typing import NamedTuple
+
+from jaxtyping import Bool, Float, Int
+
+from xlmr_np.arrays import Array, array_namespace, at_least_float32
+
+IGNORED_LABEL = -100
+
+
+class CrossEntropyCache(NamedTuple):
+    """What the backward pass needs."""
+
+    probabilities: Float[Array, "N C"]
+    is_counted: Bool[Array, " N"]
+
+
+def cross_entropy_forward(
+    logits: Float[Array, "N C"], labels: Int[Array, " N"]
+) -> tuple[Float[Array, ""], CrossEntropyCache]:
+    """The mean of -log softmax(logits)[label] over the rows whose label is not -100, in at least float32.
+
+    If every row is ignored the loss is 0: there is nothing to be wrong about.
+
+    Args:
+        logits: [N, C].
+        labels: [N], each from 0 to C - 1, or -100 to leave the row out.
+    """
+    xp = array_namespace(logits)
+    wide = at_least_float32(logits)
+    is_counted = labels != IGNORED_LABEL
+    counted = xp.astype(is_counted, wide.dtype)
+    index = xp.where(is_counted, labels, xp.zeros_like(labels))
+    shifted = wide - xp.max(wide, axis=1, keepdims=True)
+    exponentials = xp.exp(shifted)
+    total = xp.sum(exponentials, axis=1, keepdims=True)
+    log_likelihood = xp.take_along_axis(shifted - xp.log(total), index[:, None], axis=1)[:, 0]
+    number = xp.clip(xp.sum(counted), min=1.0)
+    loss = -xp.sum(log_likelihood * counted) / number
+    return loss, CrossEntropyCache(exponentials / total, is_counted)

@@ -1,0 +1,25 @@
+"""Parameter trees: NamedTuples and tuples all the way down to arrays; None stands for an absent part."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Tree = Any
+
+
+def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
+    """A tree of the same structure whose leaves are `function(leaf, *leaves of the others)`."""
+    if tree is None:
+        return None
+    if isinstance(tree, tuple):
+        branches = [map_leaves(function, *branch) for branch in zip(tree, *others, strict=True)]
+        return type(tree)(*branches) if hasattr(tree, "_fields") else tuple(branches)
+    return function(tree, *others)
+
+
+def leaves(tree: Tree) -> Iterator[Any]:
+    """The leaves of `tree`, from left to right."""
+    if isinstance(tree, tuple):
+        for branch in tree:
+            yield from leaves(branch)
+    elif tree is not None:
+        yield tree
