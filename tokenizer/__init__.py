@@ -1,8 +1,9 @@
 """Text to token ids and back, as XLM-RoBERTa was pretrained with."""
 
+from .auto import AutoTokenizer
 from .batch_encoding import BatchEncoding
 from .xlm_roberta import XLMRobertaTokenizer
 
 XLMRobertaTokenizerFast = XLMRobertaTokenizer  # the reference has both names for one class
 
-__all__ = ["BatchEncoding", "XLMRobertaTokenizer", "XLMRobertaTokenizerFast"]
+__all__ = ["AutoTokenizer", "BatchEncoding", "XLMRobertaTokenizer", "XLMRobertaTokenizerFast"]

@@ -43,9 +43,7 @@ def read_texts(text: Any, text_pair: Any = None) -> Texts:
         if not isinstance(text_pair, list | tuple):
             raise TypeError(f"text is a batch, so text_pair must be a list of str, not {_kind(text_pair)}.")
         if len(text) != len(text_pair):
-            raise ValueError(
-                f"text has {len(text)} texts and text_pair {len(text_pair)}: give as many of each."
-            )
+            raise ValueError(f"text has {len(text)} texts and text_pair {len(text_pair)}: give as many of each.")
         return Texts(checked_batch(text, "text"), checked_batch(text_pair, "text_pair"), is_batch=True)
     if not text or not isinstance(text[0], list | tuple):
         return Texts(checked_batch(text, "text"), None, is_batch=True)
@@ -81,7 +79,7 @@ def checked_text(text: Any, name: str, position: str = "") -> str:
         text.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"{name}{position} has a lone surrogate at character {error.start} ({text[error.start]!a}), which "
+            f"{name}{position} has a lone surrogate at character {error.start} ({text[error.start]!a}), so it "
             "is not text: remove it, for instance with text.encode('utf-8', 'replace').decode()."
         ) from error
     return text

@@ -83,7 +83,5 @@ def _read_json_object(path: Path | None) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: get or write the file again ({error}).") from error
     if not isinstance(content, dict):
-        raise CheckpointError(
-            f"{path} holds a JSON {type(content).__name__}, where an object {{...}} belongs."
-        )
+        raise CheckpointError(f"{path} holds a JSON {type(content).__name__}, where an object {{...}} belongs.")
     return content

@@ -25,6 +25,8 @@ BOS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
 PIECE_OFFSET = 1  # id of a piece minus its sentencepiece id
 WORD_START = "▁"  # U+2581, how a piece spells the space before it
 
+NORMALIZER_TAG = 3 << 3 | 2  # field 3, length-delimited
+
 # Texts from which sentencepiece's threads, which take about 0.1 ms to start, are worth their start.
 THREADS_FROM = 32
 
@@ -63,9 +65,7 @@ class Vocabulary:
             ValueError: the id is not in the vocabulary.
         """
         if not 0 <= token_id < len(self):
-            raise ValueError(
-                f"token id {token_id} is not in the vocabulary, whose ids are 0 to {self.mask_id}."
-            )
+            raise ValueError(f"token id {token_id} is not in the vocabulary, whose ids are 0 to {self.mask_id}.")
         if token_id < len(LEADING_TOKENS):
             return LEADING_TOKENS[token_id]
         if token_id == self.mask_id:
@@ -86,9 +86,10 @@ def _read_model(path: Path) -> Any:
     """The sentencepiece processor of the model in `path`, found to be a unigram model in XLM-R's layout."""
     import sentencepiece
 
+    model = path.read_bytes()
     try:
         pieces = sentencepiece.SentencePieceProcessor()
-        pieces.LoadFromSerializedProto(path.read_bytes())
+        pieces.LoadFromSerializedProto(model)
         pieces.encode("a")  # an incomplete model shows itself only when it is used
         layout = (pieces.unk_id(), pieces.bos_id(), pieces.eos_id())
         names = tuple(pieces.id_to_piece(piece) for piece in range(min(3, len(pieces))))
@@ -111,4 +112,24 @@ def _read_model(path: Path) -> Any:
             f"{path} is a sentencepiece model of another kind than unigram, which is what XLM-R has. Use the "
             "sentencepiece.bpe.model of an XLM-R checkpoint (a unigram model in spite of its name)."
         ) from error
+    if not _reaches_normalizer(model):
+        raise CheckpointError(f"{path} ends after its pieces, before their normalizer: get the file again.")
     return pieces
+
+
+def _reaches_normalizer(model: bytes) -> bool:
+    """Whether a serialised model goes on to its normalizer, which sentencepiece itself does not require.
+
+    A file cut off between two pieces would otherwise pass for a smaller vocabulary. The fields before the
+    normalizer are all length-delimited, with tags of one byte:
+    https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
+    """
+    position = 0
+    while position + 1 < len(model) and model[position] & 0x87 == 2 and model[position] != NORMALIZER_TAG:
+        size, shift = model[position + 1], 7
+        position += 2
+        while size >> shift:  # the bit above seven says that seven more follow
+            size += (model[position] - 1) << shift
+            position, shift = position + 1, shift + 7
+        position += size
+    return position + 1 < len(model) and model[position] == NORMALIZER_TAG

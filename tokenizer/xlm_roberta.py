@@ -205,14 +205,10 @@ class XLMRobertaTokenizer:
     def encode(self, text: str, text_pair: str | None = None, **settings: Any) -> Any:
         """The `input_ids` of one text or pair; the settings are those of a call."""
         if not isinstance(text, str):
-            raise TypeError(
-                f"encode takes one text, not {type(text).__name__}: for a batch, call the tokenizer."
-            )
+            raise TypeError(f"encode takes one text, not {type(text).__name__}: for a batch, call the tokenizer.")
         return self(text, text_pair, **settings)["input_ids"]
 
-    def tokenize(
-        self, text: str, text_pair: str | None = None, add_special_tokens: bool = False
-    ) -> list[str]:
+    def tokenize(self, text: str, text_pair: str | None = None, add_special_tokens: bool = False) -> list[str]:
         """The tokens of one text or pair; what the vocabulary does not cover is `<unk>`."""
         return self.convert_ids_to_tokens(self.encode(text, text_pair, add_special_tokens=add_special_tokens))
 

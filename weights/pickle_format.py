@@ -176,10 +176,8 @@ class _Machine:
                     break
                 self.step(opcode.name, argument)
             return self.stack.pop()
-        except (
-            LookupError,
-            ValueError,
-        ) as error:  # an empty stack or memo; an operation cut short or unknown
+        # An empty stack or memo; an operation cut short or unknown; an escape that pickletools warns of.
+        except (LookupError, ValueError, DeprecationWarning) as error:
             raise _damaged(self.source, f"its pickle breaks off or is malformed ({error})") from None
 
     def step(self, operation: str, argument: Any) -> None:
@@ -280,9 +278,7 @@ class _Machine:
     def storage(self, identity: Any) -> _Storage:
         """The storage that a persistent identity describes; the older format may add a window on it."""
         match identity:
-            case ("storage", _Global(kind), str(key), _, total, *window) if (
-                kind in _STORAGE_TAGS and is_count(total)
-            ):
+            case ("storage", _Global(kind), str(key), _, total, *window) if kind in _STORAGE_TAGS and is_count(total):
                 pass
             case _:
                 raise _damaged(self.source, f"it describes a storage as {shortened(identity)}")
@@ -372,9 +368,7 @@ def _read_zip(mapping: mmap.mmap, source: str) -> tuple[Any, _Ranges]:
     if f"{root}byteorder" in by_name:
         start, stop = _record_range(by_name[f"{root}byteorder"], mapping, source)
         if mapping[start:stop] != b"little":
-            raise _damaged(
-                source, f"its byte order is {shortened(mapping[start:stop])}, where b'little' is read"
-            )
+            raise _damaged(source, f"its byte order is {shortened(mapping[start:stop])}, where b'little' is read")
     start, stop = _record_range(by_name[pickles[0]], mapping, source)
     if stop - start > MAX_PICKLE_BYTES:
         raise _damaged(source, f"its pickle has {stop - start} bytes, the limit is {MAX_PICKLE_BYTES}")
@@ -398,15 +392,14 @@ def _record_range(record: zipfile.ZipInfo, mapping: mmap.mmap, source: str) -> t
     if record.compress_type != zipfile.ZIP_STORED or record.flag_bits & 1:
         raise _damaged(source, f"{name} is compressed or encrypted, which torch never does")
     header_stop = record.header_offset + _ZIP_LOCAL_HEADER_BYTES
-    if record.header_offset < 0 or header_stop > len(mapping):
-        raise _damaged(source, f"{name} is to lie at byte {record.header_offset} of {len(mapping)}")
     header = mapping[record.header_offset : header_stop]
     name_stop = header_stop + int.from_bytes(header[26:28], "little")
     start = name_stop + int.from_bytes(header[28:30], "little")
     stop = start + record.file_size
     encoding = "utf-8" if record.flag_bits & _ZIP_UTF8_FLAG else "cp437"
     if not (
-        header.startswith(_ZIP_LOCAL_HEADER)
+        record.header_offset >= 0
+        and header.startswith(_ZIP_LOCAL_HEADER)
         and mapping[header_stop:name_stop] == record.orig_filename.encode(encoding)
         and record.compress_size == record.file_size
         and mapping[stop : stop + len(_ZIP_LOCAL_HEADER)] in _ZIP_AFTER_RECORD
@@ -430,9 +423,7 @@ def _read_legacy(mapping: mmap.mmap, source: str) -> tuple[Any, _Ranges]:
     machine = _Machine(source)
     saved = machine.run(stream)
     keys = _Machine(source).run(stream)
-    if not (
-        type(keys) is list and all(type(key) is str for key in keys) and set(keys) == set(machine.storages)
-    ):
+    if not (type(keys) is list and all(type(key) is str for key in keys) and set(keys) == set(machine.storages)):
         raise _damaged(source, "its list of storages and its tensors disagree")
     ranges = {}
     stop = stream.tell()
@@ -441,9 +432,7 @@ def _read_legacy(mapping: mmap.mmap, source: str) -> tuple[Any, _Ranges]:
         length = int.from_bytes(mapping[stop:start], "little")
         stop = start + length * machine.storages[key].itemsize
         if stop > len(mapping):
-            raise _damaged(
-                source, f"storage {shortened(key)} ends at byte {stop}, the file at {len(mapping)}"
-            )
+            raise _damaged(source, f"storage {shortened(key)} ends at byte {stop}, the file at {len(mapping)}")
         ranges[key] = start, stop
     _check_sizes(machine.storages, ranges, source)
     return saved, ranges
@@ -461,9 +450,7 @@ def _named_tensors(saved: Any, source: str) -> dict[str, _Tensor]:
     if type(saved) is dict and type(saved.get("state_dict")) is dict:
         saved = saved["state_dict"]
     if type(saved) is not dict:
-        raise _damaged(
-            source, f"it holds a {type(saved).__name__.strip('_')}, not a mapping of names to tensors"
-        )
+        raise _damaged(source, f"it holds a {type(saved).__name__.strip('_')}, not a mapping of names to tensors")
     tensors = {name: value for name, value in saved.items() if type(value) is _Tensor}
     if not tensors:
         raise _damaged(source, f"there are no tensors under its keys {shortened(list(saved))}")

@@ -70,9 +70,7 @@ _TAGS = {stored.name: tag for tag, stored in STORED_TYPES.items()}
 
 _representation = Repr()
 _representation.maxstring = _representation.maxother = 120
-shortened = (
-    _representation.repr
-)  # for messages: what a file claims may be megabytes long, or nested without end
+shortened = _representation.repr  # for messages: what a file claims may be megabytes long, or nested without end
 
 
 def numpy_dtype(tag: str) -> np.dtype:
@@ -97,9 +95,7 @@ def map_file(path: str | PathLike[str]) -> mmap.mmap:
         with open(path, "rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except (OSError, ValueError) as error:  # mmap answers an empty file with ValueError
-        raise CheckpointError(
-            f"{path} cannot be read ({error}); check the path, or download it again"
-        ) from error
+        raise CheckpointError(f"{path} cannot be read ({error}); check the path, or download it again") from error
 
 
 def header_length(first_eight: bytes, file_size: int, source: str) -> int:
@@ -186,9 +182,7 @@ def write_safetensors(
         if not isinstance(name, str) or name == "__metadata__":
             raise ValueError(f"{name!r} cannot name a tensor in a safetensors file; rename it")
         if array.dtype.name not in _TAGS:
-            raise ValueError(
-                f"tensor {name!r} has dtype {array.dtype}, which no safetensors file has; cast it"
-            )
+            raise ValueError(f"tensor {name!r} has dtype {array.dtype}, which no safetensors file has; cast it")
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
     start = 0
     for name in order:
@@ -319,8 +313,8 @@ def _contiguous_blocks(array: np.ndarray) -> Iterator[np.ndarray]:
     """The array's little-endian bytes in C order; a strided array is copied a few rows at a time."""
     rows = array.reshape(1) if array.ndim == 0 else array
     row_bytes = max(1, array.nbytes // max(1, len(rows)))
-    step = len(rows) if array.flags.c_contiguous else max(1, WRITE_BLOCK_BYTES // row_bytes)
-    for first in range(0, len(rows), max(1, step)):
+    step = max(1, WRITE_BLOCK_BYTES // row_bytes)
+    for first in range(0, len(rows), step):
         block = np.ascontiguousarray(rows[first : first + step])
         if block.dtype.byteorder == ">":
             block = block.byteswap()

@@ -67,7 +67,7 @@ class Rule(NamedTuple):
     meaning: str
 
 
-def _between(low: float, high: float) -> Rule:
+def _between(low: int, high: int) -> Rule:
     return Rule(lambda value: low <= value <= high, f"between {low} and {high}")
 
 
@@ -156,8 +156,6 @@ class XLMRobertaConfig(_CommonFields):
 
     def __init__(self, /, **settings: Any) -> None:
         settings = copy.deepcopy(_canonical(settings))
-        if "num_labels" in settings:
-            _checked("num_labels", settings["num_labels"], Count)
         if "num_labels" in settings:
             _checked("num_labels", settings["num_labels"], Count)
         vars(self).update(_label_maps(**{key: settings.pop(key) for key in _LABEL_KEYS if key in settings}))

@@ -43,7 +43,8 @@ NUMPY_DTYPES = {
 
 
 def as_bytes(tensor):
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    contiguous = torch.empty(tensor.shape, dtype=tensor.dtype).copy_(tensor.detach())
+    return contiguous.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def check_equal(arrays, tensors):
@@ -97,7 +98,7 @@ class Pickler(pickle.Pickler):
 
 def pickled(value, protocol=2):
     stream = io.BytesIO()
-    Pickler(stream, protocol).dump(value)
+    Pickler(stream, protocol, fix_imports=False).dump(value)
     return stream.getvalue()
 
 
@@ -110,9 +111,7 @@ def zip_file(path, pickle_bytes, storages=(), byteorder=b"little", compression=z
     return path
 
 
-def legacy_file(
-    path, pickle_bytes, storages=(), magic_number=0x1950A86A20F9469CFC6C, protocol=1001, keys=None
-):
+def legacy_file(path, pickle_bytes, storages=(), magic_number=0x1950A86A20F9469CFC6C, protocol=1001, keys=None):
     parts = [pickled(magic_number), pickled(protocol), pickled({"little_endian": True}), pickle_bytes]
     parts.append(pickled([key for key, _, _ in storages] if keys is None else keys))
     parts += [struct.pack("<q", length) + content for _, length, content in storages]
@@ -151,9 +150,7 @@ def test_every_dtype(save, dtype):
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_every_pickle_protocol(save, protocol):
-    tensors = collections.OrderedDict(
-        a=torch.randn(3, 4), b=torch.arange(5), c=torch.nn.Parameter(torch.ones(2))
-    )
+    tensors = collections.OrderedDict(a=torch.randn(3, 4), b=torch.arange(5), c=torch.nn.Parameter(torch.ones(2)))
     check_equal(read_pickle_checkpoint(save(tensors, pickle_protocol=protocol)), tensors)
 
 
@@ -190,7 +187,6 @@ def test_parameters_and_gradients(save):
         "parameter": torch.nn.Parameter(torch.randn(2, 3)),
         "frozen": torch.nn.Parameter(torch.randn(2), requires_grad=False),
         "leaf": torch.randn(4, requires_grad=True),
-        "buffer": torch.nn.Buffer(torch.randn(3)),
     }
     check_equal(read_pickle_checkpoint(save(tensors)), tensors)
 
@@ -209,9 +205,7 @@ def test_state_dict_of_transformers(save):
     state = transformers.XLMRobertaForMaskedLM(config).state_dict()
     arrays = read_pickle_checkpoint(save(state))
     check_equal(arrays, state)
-    assert np.shares_memory(
-        arrays["lm_head.decoder.weight"], arrays["roberta.embeddings.word_embeddings.weight"]
-    )
+    assert np.shares_memory(arrays["lm_head.decoder.weight"], arrays["roberta.embeddings.word_embeddings.weight"])
 
 
 def test_wrapper_and_entries_that_are_no_tensors(save):
@@ -296,9 +290,7 @@ def test_torch_is_not_imported(tmp_path):
         "import sys; from xlmr_np.weights.pickle_format import read_pickle_checkpoint;"
         f"print(read_pickle_checkpoint({str(path)!r})['a'].shape, 'torch' in sys.modules)"
     )
-    output = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert output.split() == ["(3,)", "False"]
 
 
@@ -325,8 +317,8 @@ def gadgets(sentinel):
         "subprocess.Popen": Call(subprocess.Popen, ["touch", str(sentinel)]),
         "builtins.exec": Call(exec, touch),
         "builtins.eval": Call(eval, touch),
-        "builtins.open": Call(open, str(sentinel), "w"),
-        "builtins.getattr": Call(Call(getattr, os, "system"), f"touch {sentinel}"),
+        "io.open": Call(open, str(sentinel), "w"),
+        "builtins.getattr": Call(getattr, "text", "format"),  # the first link of many a chain
         "functools.partial": Call(functools.partial(os.system, f"touch {sentinel}")),
         "operator.methodcaller": Call(operator.methodcaller("touch"), sentinel),
     }
@@ -351,19 +343,16 @@ PLACES = {
 def test_gadget_is_refused_by_name_and_never_runs(tmp_path, name, place):
     sentinel = tmp_path / "sentinel"
     gadget = gadgets(sentinel)[name]
-    if name == "builtins.getattr":
-        gadget = Call(getattr, "text", "format")
     for protocol in (2, 4):
         content = pickled(PLACES[place](gadget), protocol)
-        assert_refused(
-            tmp_path, content, f"asks for '{name}', which no tensor file needs; nothing was executed"
-        )
+        assert_refused(tmp_path, content, f"asks for '{name}', which no tensor file needs; nothing was executed")
     assert not sentinel.exists()
 
 
-def test_the_gadgets_are_live(tmp_path):
+@pytest.mark.parametrize("name", ["posix.system", "builtins.exec", "builtins.eval", "io.open"])
+def test_the_gadgets_are_live(tmp_path, name):
     sentinel = tmp_path / "sentinel"
-    pickle.loads(pickled(gadgets(sentinel)["builtins.exec"]))
+    pickle.loads(pickled(gadgets(sentinel)[name]))
     assert sentinel.exists()
 
 
@@ -388,6 +377,7 @@ def test_other_names_are_refused(tmp_path, value, name):
     assert_refused(tmp_path, pickled({"a": value}), f"asks for '{name}'")
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -439,6 +429,7 @@ def test_other_names_are_refused(tmp_path, value, name):
         (b"X\xff\xff\xff\xffabc.", "breaks off or is malformed"),
         (b"\x8d" + b"\xff" * 8 + b"abc.", "breaks off or is malformed"),
         (b"\x8e" + b"\xff" * 7 + b"\x7fabc.", "breaks off or is malformed"),
+        (b"S'\\q'\n.", "breaks off or is malformed"),
         (b"I" + b"9" * 100_000 + b"\n.", "breaks off or is malformed"),
         (b"X\x02\0\0\0\xff\xff.", "breaks off or is malformed"),
         (b"cos\n", "breaks off or is malformed|INT|'os"),
@@ -447,17 +438,31 @@ def test_other_names_are_refused(tmp_path, value, name):
         (b")Q.", "describes a storage as \\(\\)"),
         (b"(X\x07\0\0\0storageX\x01\0\0\0aX\x01\0\0\0aX\x01\0\0\0aK\x01tQ.", "describes a storage as"),
         (b"(X\x06\0\0\0modulectorch\nSize\nNNtQ.", "describes a storage as"),
-        # what is no mapping of names to tensors
+    ],
+)  # fmt: skip
+def test_hostile_operations(tmp_path, body, message):
+    assert_refused(tmp_path, b"\x80\x02" + body, message)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
         (b"K\x05.", "it holds a int"),
         (b"N.", "it holds a NoneType"),
         (b"ctorch\nSize\n.", "it holds a Global"),
         (b"].", "it holds a list"),
         (b"}.", "no tensors under its keys \\[\\]"),
         (b"}K\x01K\x02s.", "no tensors under its keys \\[1\\]"),
+        (b")q\x01" + b"h\x01h\x01\x86q\x01" * 60 + b".", "it holds a tuple"),
     ],
-)  # fmt: skip
-def test_hostile_operations(tmp_path, body, message):
-    assert_refused(tmp_path, b"\x80\x02" + body, message)
+)
+def test_what_is_no_mapping_of_names_to_tensors(tmp_path, body, message):
+    for path in (
+        zip_file(tmp_path / "zip", b"\x80\x02" + body),
+        legacy_file(tmp_path / "legacy", b"\x80\x02" + body),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            read_pickle_checkpoint(path)
 
 
 def test_every_operation_of_pickle_alone_is_an_error_not_a_crash(tmp_path):
@@ -470,7 +475,7 @@ def test_every_operation_of_pickle_alone_is_an_error_not_a_crash(tmp_path):
 
 @pytest.mark.parametrize("kind", ["tuple", "list", "dict", "marks", "memo"])
 def test_bombs_are_defused(tmp_path, kind):
-    depth = 300_000
+    depth = 100_000
     body, message = {
         "tuple": (b")" + b"\x85" * depth + b".", "it holds a tuple"),
         "list": (b"]" * depth + b"a" * (depth - 1) + b".", "it holds a list"),
@@ -487,10 +492,11 @@ def test_bombs_are_defused(tmp_path, kind):
     assert peak < 2**28
 
 
-def test_lists_within_lists_do_not_explode_the_message(tmp_path):
-    doubled = b"]" + b"q\x01h\x01h\x01\x86" * 60 + b"."
-    assert_refused(tmp_path, b"\x80\x02" + doubled, "it holds a tuple")
-    assert_refused(tmp_path, b"\x80\x02}" + doubled[:-1] + b"K\x01s.", "the key")
+def test_tuples_within_tuples_do_not_explode_the_message(tmp_path):
+    doubled = b"]q\x01" + b"h\x01h\x01\x86q\x01" * 60
+    assert_refused(tmp_path, b"\x80\x02" + doubled + b"}h\x01K\x01s.", "the key")
+    assert_refused(tmp_path, b"\x80\x02" + doubled + b"Q.", "describes a storage as")
+    assert_refused(tmp_path, b"\x80\x02" + doubled + b"ctorch\nSize\nh\x01R.", "torch.Size called with")
 
 
 # Tensors and storages that lie
@@ -538,6 +544,11 @@ def test_tensors_that_do_not_fit_their_storage(tmp_path, offset, shape, strides,
     assert_refused(tmp_path, content, message)
 
 
+def test_an_empty_tensor_may_start_anywhere(tmp_path):
+    content = pickled({"a": tensor_call(float_storage(2), HUGE, (0, 3), (1, 1))})
+    assert read_pickle_checkpoint(zip_file(tmp_path / "zip", content, {"0": TWO_FLOATS}))["a"].shape == (0, 3)
+
+
 def test_expanded_tensors_within_reason(tmp_path):
     content = pickled({"a": tensor_call(float_storage(2), 1, (2**12, 2**12), (0, 0))})
     for path in (
@@ -568,7 +579,7 @@ def test_expanded_tensors_within_reason(tmp_path):
         (float_storage(2, "0", ("1", -1, 2)), "part of a storage"),
         (float_storage(2, "0", ("1", HUGE, HUGE)), "part of a storage"),
         (float_storage(2, "0", None, None), "part of a storage"),
-        (Persistent("storage", torch.DoubleStorage, "0", "cpu", 2), "count on 16 bytes"),
+        (Persistent("storage", torch.DoubleStorage, "0", "cpu", 2), "count on 16 bytes|ends at byte"),
         (Persistent("storage", torch.Size, "0", "cpu", 2), "describes a storage"),
         (Persistent("storage", torch.uint16, "0", "cpu", 2), "describes a storage"),
         (Persistent("storage", "FloatStorage", "0", "cpu", 2), "describes a storage"),
@@ -588,9 +599,15 @@ def test_negated_and_conjugate_views_are_refused(tmp_path, save):
     negated = torch._neg_view(torch.ones(2))
     with pytest.raises(CheckpointError, match="_rebuild_tensor_v2 called with"):
         read_pickle_checkpoint(save({"a": negated}))
-    assert_refused(
-        tmp_path, pickled({"a": tensor_call(float_storage(2), 0, (1,), (1,), {"neg": True})}), "called"
+    assert_refused(tmp_path, pickled({"a": tensor_call(float_storage(2), 0, (1,), (1,), {"neg": True})}), "called")
+    storage = Persistent("storage", torch.UntypedStorage, "0", "cpu", 8)
+    arguments = storage, 0, (4,), (1,), False, collections.OrderedDict(), torch.uint16
+    content = pickled({"a": Call(torch._utils._rebuild_tensor_v3, *arguments, {"neg": True})})
+    assert_refused(tmp_path, content, "_rebuild_tensor_v3 called")
+    path = zip_file(
+        tmp_path / "zip", pickled({"a": Call(torch._utils._rebuild_tensor_v3, *arguments)}), {"0": TWO_FLOATS}
     )
+    assert read_pickle_checkpoint(path)["a"].tobytes() == TWO_FLOATS
 
 
 @pytest.mark.parametrize("name", [5, "\ud800"])
@@ -602,9 +619,7 @@ def test_names_that_are_no_names(tmp_path, name):
 
 
 def test_zip_records_must_be_stored_plainly(tmp_path):
-    path = zip_file(
-        tmp_path / "zip", pickled({"a": ONE_TENSOR}), {"0": TWO_FLOATS}, compression=zipfile.ZIP_DEFLATED
-    )
+    path = zip_file(tmp_path / "zip", pickled({"a": ONE_TENSOR}), {"0": TWO_FLOATS}, compression=zipfile.ZIP_DEFLATED)
     with pytest.raises(CheckpointError, match="compressed or encrypted"):
         read_pickle_checkpoint(path)
     zip_file(path, pickled({"a": ONE_TENSOR}), {"0": TWO_FLOATS})
@@ -666,10 +681,35 @@ def test_storages_that_share_bytes(tmp_path):
         info = zipfile.ZipInfo("archive/data/1")
         info.header_offset = archive.getinfo("archive/data/0").header_offset + 30 + len(name)
         info.file_size = info.compress_size = 8
+        info.CRC = 0
         info.create_version = info.extract_version = 20
         archive.filelist.append(info)
         archive.NameToInfo[info.filename] = info
     with pytest.raises(CheckpointError, match="two of its storages share byte"):
+        read_pickle_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "position", "value"),
+    [
+        (b"PK\3\4", 0, b"p"),  # not a header
+        (b"PK\3\4", 28, b"\4\0"),  # an extra field, which would shift the data
+        (b"PK\3\4", 26, b"\x0d"),  # a shorter name, likewise
+        (b"PK\3\4", 43, b"1"),  # the name of another record
+        (b"PK\1\2", 20, b"\x09"),  # two lengths, as though compressed
+        (b"PK\1\2", 24, b"\x09"),
+        (b"PK\1\2", 42, b"\x01"),  # other positions
+        (b"PK\1\2", 45, b"\x7f"),
+        (b"PK\5\6", 16, b"\xff"),  # a directory said to be later moves all records forward, some before the file
+    ],
+)
+def test_zip_headers_that_lie(tmp_path, header, position, value):
+    path = zip_file(tmp_path / "zip", pickled({"a": ONE_TENSOR}), {"0": TWO_FLOATS})
+    content = bytearray(path.read_bytes())
+    place = content.rindex(header) + position  # storage 0 is the last record
+    content[place : place + len(value)] = value
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is not where the directory of the zip archive says"):
         read_pickle_checkpoint(path)
 
 
@@ -734,18 +774,18 @@ def test_missing_file(tmp_path):
 # Truncation and corruption
 
 
-def sample(is_zip):
-    base = torch.arange(6, dtype=torch.float32).reshape(2, 3)
-    state = collections.OrderedDict(
-        a=base, b=base.T, c=torch.tensor([True, False]), d=torch.arange(3), e=torch.zeros(0)
-    )
-    state._metadata = {"": {"version": 1}}
+BASE = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+SAMPLE = collections.OrderedDict(a=BASE, b=BASE.T, c=torch.tensor([True, False]), d=torch.arange(3), e=torch.zeros(0))
+SAMPLE._metadata = {"": {"version": 1}}
+
+
+def saved(content, is_zip):
     stream = io.BytesIO()
-    torch.save(state, stream, _use_new_zipfile_serialization=is_zip)
+    torch.save(content, stream, _use_new_zipfile_serialization=is_zip)
     return stream.getvalue()
 
 
-SAMPLES = {"zip": sample(True), "legacy": sample(False)}
+SAMPLES = {"zip": saved(SAMPLE, True), "legacy": saved(SAMPLE, False)}
 
 
 @pytest.mark.parametrize("format", SAMPLES)
@@ -766,7 +806,8 @@ def check_against_torch(path, content):
         arrays = read_pickle_checkpoint(path)
     except CheckpointError:
         return
-    stored = {name: array.tobytes() for name, array in arrays.items()}
+    # A corrupted boolean byte, such as 2, is True to NumPy and to torch, which writes it as 1 when it copies.
+    stored = {name: (array | False if array.dtype == bool else array).tobytes() for name, array in arrays.items()}
     try:
         tensors = torch.load(path, weights_only=True)
     except Exception:  # torch refuses more, such as a wrong checksum of the data
@@ -776,7 +817,8 @@ def check_against_torch(path, content):
     for name, tensor in tensors.items():
         assert arrays[name].dtype == NUMPY_DTYPES[tensor.dtype]
         assert arrays[name].shape == tuple(tensor.shape)
-        assert stored[name] == as_bytes(tensor)
+        # The saved bytes are right where torch returns uninitialised memory (a record marked as a directory).
+        assert stored[name] == as_bytes(tensor) or stored[name] == as_bytes(SAMPLE[name])
 
 
 def corruptions(content):
@@ -792,6 +834,7 @@ def corrupt(content, changes):
     return bytes(damaged)
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("format", SAMPLES)
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(data=st.data())
@@ -801,6 +844,7 @@ def test_random_corruption(tmp_path_factory, format, data):
 
 
 @pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:invalid escape sequence")
 @pytest.mark.parametrize("format", SAMPLES)
 @settings(max_examples=10_000, deadline=None)
 @given(data=st.data())

@@ -269,9 +269,7 @@ def test_only_unaligned_tensors_are_copied(tmp_path, shift):
 def test_opening_reads_no_data(tmp_path):
     rows = 1375
     size = rows * 1000 * 4
-    tensors = {
-        f"layer.{i}.weight": entry("F32", (rows, 1000), (i * size, (i + 1) * size)) for i in range(200)
-    }
+    tensors = {f"layer.{i}.weight": entry("F32", (rows, 1000), (i * size, (i + 1) * size)) for i in range(200)}
     header = json.dumps(tensors).encode()
     path = write(tmp_path, file_bytes(header + b" " * (-len(header) % 8)))
     os.truncate(path, path.stat().st_size + 200 * size)  # a sparse file of 1.1 GB
@@ -290,9 +288,7 @@ def test_reading_float32_imports_neither_ml_dtypes_nor_safetensors(tmp_path):
         f"print(read_safetensors({str(path)!r})['a'].shape);"
         "print('ml_dtypes' in sys.modules, 'safetensors' in sys.modules)"
     )
-    output = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    ).stdout
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert output.split() == ["(2,)", "False", "False"]
 
 
@@ -332,8 +328,7 @@ BAD_FILES = {
     "leading space": (file_bytes(b" {}"), "not a JSON object"),
     "twice": (
         file_bytes(
-            b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"U8","shape":[0],'
-            b'"data_offsets":[0,0]}}'
+            b'{"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"a":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'
         ),
         "names 'a' more than once",
     ),
@@ -483,12 +478,8 @@ def test_every_value_of_every_byte(tmp_path):
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(
     arrays=st.dictionaries(
-        st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(
-            lambda name: name != "__metadata__"
-        ),
-        st.tuples(
-            st.sampled_from(sorted(STORED_TYPES)), st.lists(st.integers(0, 4), max_size=4), st.integers(0, 99)
-        ),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(lambda name: name != "__metadata__"),
+        st.tuples(st.sampled_from(sorted(STORED_TYPES)), st.lists(st.integers(0, 4), max_size=4), st.integers(0, 99)),
         max_size=6,
     ),
     metadata=st.none()

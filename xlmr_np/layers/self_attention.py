@@ -1,6 +1,6 @@
 """The self-attention sublayer: project, split into heads, attend, merge, add & norm."""
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float
 
@@ -37,6 +37,7 @@ class LayerDropout(NamedTuple):
     feed_forward: Dropout | None = None
 
 
+@runtime_checkable
 class Past(Protocol):
     """A store of the keys and values of earlier tokens (cached decoding)."""
 

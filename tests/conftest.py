@@ -1,0 +1,41 @@
+"""Run-time shape checks for the textbook, and what all tests share."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from jaxtyping import install_import_hook
+
+# Every annotated array of the layers, heads, losses, ops and the encoder is checked on every call of the suite.
+# This must come before anything imports them.
+install_import_hook(
+    ["xlmr_np.layers", "xlmr_np.heads", "xlmr_np.losses", "xlmr_np.ops", "xlmr_np.encoder"], "beartype.beartype"
+)
+
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.load_profile("suite")
+
+SMALL_VOCABULARY = Path(__file__).parent / "data" / "small.model"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public texts and of XLM-R's real vocabulary, which is not part of the project."""
+    given = os.environ.get("XLMR_NP_TEST_DATA")
+    folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no test data at {folder}; set XLMR_NP_TEST_DATA to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_vocabulary(shared_data: Path) -> Path:
+    """XLM-R's sentencepiece.bpe.model."""
+    return shared_data / "xlmr-tokenizer" / "sentencepiece.bpe.model"
+
+
+@pytest.fixture(scope="session")
+def small_vocabulary() -> Path:
+    """The project's own vocabulary of a few hundred pieces."""
+    return SMALL_VOCABULARY

@@ -1,0 +1,5 @@
+import sys
+
+from xlmr_np.cli import main
+
+sys.exit(main())
