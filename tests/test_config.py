@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-import xlmr_np.weights.files
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import XLMRobertaConfig as ReferenceConfig
 from transformers.activations import ACT2FN
 from transformers.generation.configuration_utils import GenerationConfig
 
+import xlmr_np.weights.files
 from xlmr_np import config as config_module
 from xlmr_np.config import (
     GENERATION_KEYS,

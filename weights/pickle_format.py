@@ -178,7 +178,7 @@ class _Machine:
             return self.stack.pop()
         # An empty stack or memo; an operation cut short or unknown; an escape that pickletools warns of.
         except (LookupError, ValueError, DeprecationWarning) as error:
-            raise _damaged(self.source, f"its pickle breaks off or is malformed ({error})") from None
+            raise _damaged(self.source, f"its pickle breaks off or is malformed ({shortened(str(error))})") from None
 
     def step(self, operation: str, argument: Any) -> None:
         """Run one operation; `argument` is the value that follows it in the stream."""

@@ -102,9 +102,9 @@ def erf(x: Array) -> Array:
     """The error function 2/√π ∫₀ˣ exp(-t²) dt, elementwise, to 2 units in the last place of float64."""
     xp = array_namespace(x)
     magnitude = xp.abs(x)
-    near = xp.clip(magnitude, max=1.0)
+    near = xp.clip(x, -1.0, 1.0)
     far = xp.clip(magnitude, 1.0, _ERF_SATURATES)
-    centre = x + x * _polynomial(_ERF_CENTRE, near * near)
+    centre = near + near * _polynomial(_ERF_CENTRE, near * near)
     tail = xp.exp(-far * far) * _polynomial(_ERF_TAIL_NUMERATOR, far) / _polynomial(_ERF_TAIL_DENOMINATOR, far)
     return xp.where(magnitude <= 1.0, centre, xp.sign(x) * (1.0 - tail))
 
@@ -120,9 +120,9 @@ def dtype_from_name(dtype: Any) -> np.dtype:
         name = str(dtype).removeprefix("torch.")
         raise TypeError(f"dtype={dtype} is a torch type, and xlmr-np works without torch: write dtype={name!r}.")
     try:
-        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        name = np.dtype(dtype).name if isinstance(dtype, type | np.dtype) else dtype
     except TypeError:
-        name = repr(dtype)
+        name = dtype
     if name not in DTYPE_NAMES:
         raise ValueError(f"dtype={dtype!r} is not one of {', '.join(DTYPE_NAMES)}.")
     if name == "bfloat16":

@@ -236,7 +236,8 @@ def _megabytes(size: int) -> str:
 def _printable(text: str) -> str:
     """The text with control characters shown as escapes, so that none of them reaches a terminal."""
     return "".join(
-        character if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp") or character in "\u200c\u200d"
+        character
+        if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp") or character in "\u200c\u200d"
         else character.encode("unicode_escape").decode()
         for character in text
     )

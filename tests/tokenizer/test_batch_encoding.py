@@ -3,9 +3,9 @@ import pickle
 
 import numpy as np
 import pytest
-from xlmr_np.tokenizer import BatchEncoding
 
 import xlmr_np.arrays
+from xlmr_np.tokenizer import BatchEncoding
 
 
 def test_entries_by_key_and_by_attribute(small):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from xlmr_np.tokenizer import BatchEncoding, XLMRobertaTokenizer, XLMRobertaTokenizerFast
 
 THE, GARDEN = "the", "the garden"
@@ -168,24 +169,24 @@ def test_building_inputs(small):
     assert small.num_special_tokens_to_add(pair=True) == 4
 
 
-def test_names_and_settings(small, small_model):
+def test_names_and_settings(small, small_vocabulary):
     assert XLMRobertaTokenizerFast is XLMRobertaTokenizer
     assert small.is_fast
-    tokenizer = XLMRobertaTokenizer(small_model, model_max_length=512, padding_side="left")
+    tokenizer = XLMRobertaTokenizer(small_vocabulary, model_max_length=512, padding_side="left")
     assert repr(tokenizer) == (
         "XLMRobertaTokenizer(vocab_size=482, model_max_length=512, padding_side='left', truncation_side='right')"
     )
 
 
 @pytest.mark.parametrize("unlimited", [None, 1e30, int(1e30), float("inf")])
-def test_a_length_without_limit(small_model, unlimited):
-    assert XLMRobertaTokenizer(small_model, model_max_length=unlimited).model_max_length is None
+def test_a_length_without_limit(small_vocabulary, unlimited):
+    assert XLMRobertaTokenizer(small_vocabulary, model_max_length=unlimited).model_max_length is None
 
 
 @pytest.mark.parametrize("value", [0, -1, 512.5, "512", True, float("nan"), [512]])
-def test_a_length_that_is_none(small_model, small, value):
+def test_a_length_that_is_none(small_vocabulary, small, value):
     with pytest.raises((TypeError, ValueError), match="model_max_length"):
-        XLMRobertaTokenizer(small_model, model_max_length=value)
+        XLMRobertaTokenizer(small_vocabulary, model_max_length=value)
     with pytest.raises((TypeError, ValueError), match="model_max_length"):
         small.model_max_length = value
     assert small.model_max_length is None

@@ -4,19 +4,20 @@ import subprocess
 import sys
 
 import pytest
+
 import xlmr_np.weights.files
-from xlmr_np.tokenizer import XLMRobertaTokenizer
+from xlmr_np.tokenizer import AutoTokenizer, XLMRobertaTokenizer
 from xlmr_np.tokenizer.files import LARGEST_JSON
 from xlmr_np.weights.errors import CheckpointError
 
 
 @pytest.fixture
-def checkpoint(tmp_path, small_model):
+def checkpoint(tmp_path, small_vocabulary):
     """Makes a directory with the small vocabulary and the given JSON files."""
 
     def make(vocabulary="sentencepiece.bpe.model", **files):
         if vocabulary:
-            shutil.copyfile(small_model, tmp_path / vocabulary)
+            shutil.copyfile(small_vocabulary, tmp_path / vocabulary)
         for name, content in files.items():
             (tmp_path / f"{name}.json").write_text(json.dumps(content))
         return tmp_path
@@ -34,6 +35,12 @@ def test_a_directory_with_nothing_but_the_vocabulary(checkpoint, small):
             "right",
             "right",
         )
+
+
+def test_auto_tokenizer(checkpoint):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint(), model_max_length=9)
+    assert type(tokenizer) is XLMRobertaTokenizer
+    assert tokenizer.model_max_length == 9
 
 
 def test_tokenizer_model_is_the_second_name(checkpoint, small):
@@ -159,11 +166,11 @@ def test_no_such_directory(tmp_path):
         XLMRobertaTokenizer.from_pretrained(tmp_path / "nowhere")
 
 
-def test_a_hub_repository(small_model, tmp_path, monkeypatch):
+def test_a_hub_repository(small_vocabulary, tmp_path, monkeypatch):
     """Each file is asked for by name with the caller's arguments, and only what is needed is asked for."""
     config = tmp_path / "tokenizer_config.json"
     config.write_text('{"tokenizer_class": "XLMRobertaTokenizer", "model_max_length": 512}')
-    available = {"tokenizer_config.json": config, "sentencepiece.bpe.model": small_model}
+    available = {"tokenizer_config.json": config, "sentencepiece.bpe.model": small_vocabulary}
     requests = []
 
     def locate(source, filename, **where):

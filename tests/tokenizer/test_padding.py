@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.tokenizer.padding import pad, padded_length
 
@@ -64,15 +65,15 @@ def test_the_mask_finds_each_row_as_it_is_alone(small, texts, side):
         assert np.all(ids[mask == 0] == small.pad_token_id)
 
 
-def test_the_tokenizers_own_side(small_model):
-    tokenizer = XLMRobertaTokenizer(small_model, padding_side="left")
+def test_the_tokenizers_own_side(small_vocabulary):
+    tokenizer = XLMRobertaTokenizer(small_vocabulary, padding_side="left")
     assert tokenizer(["the", ""], padding=True)["attention_mask"] == [[1, 1, 1], [0, 1, 1]]
     tokenizer.padding_side = "right"
     assert tokenizer(["the", ""], padding=True)["attention_mask"] == [[1, 1, 1], [1, 1, 0]]
 
 
-def test_the_models_length_is_used_when_none_is_given(small_model):
-    tokenizer = XLMRobertaTokenizer(small_model, model_max_length=6)
+def test_the_models_length_is_used_when_none_is_given(small_vocabulary):
+    tokenizer = XLMRobertaTokenizer(small_vocabulary, model_max_length=6)
     assert tokenizer("the", padding="max_length")["attention_mask"] == [1, 1, 1, 0, 0, 0]
 
 
@@ -95,11 +96,11 @@ def test_there_is_no_such_strategy(small, padding):
 
 
 @pytest.mark.parametrize("side", ["middle", "", 0, ["left"]])
-def test_there_is_no_such_side(small, small_model, side):
+def test_there_is_no_such_side(small, small_vocabulary, side):
     with pytest.raises(ValueError, match=r"padding_side=.* is not a side: write 'left' or 'right'"):
         small("the", padding=True, padding_side=side)
     with pytest.raises(ValueError, match=r"truncation_side=.* is not a side"):
-        XLMRobertaTokenizer(small_model, truncation_side=side)
+        XLMRobertaTokenizer(small_vocabulary, truncation_side=side)
 
 
 @pytest.mark.parametrize(

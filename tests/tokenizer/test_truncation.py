@@ -3,6 +3,7 @@ import itertools
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.tokenizer.truncation import longest_first_lengths, truncate
 
@@ -22,8 +23,8 @@ def ids_or_error(tokenizer, item, **settings):
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("add_special_tokens", [True, False])
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_equal_to_the_reference(small_model, small_reference, monkeypatch, side, add_special_tokens, strategy):
-    tokenizer = XLMRobertaTokenizer(small_model, truncation_side=side)
+def test_equal_to_the_reference(small_vocabulary, small_reference, monkeypatch, side, add_special_tokens, strategy):
+    tokenizer = XLMRobertaTokenizer(small_vocabulary, truncation_side=side)
     monkeypatch.setattr(small_reference, "truncation_side", side)
     pairs = list(itertools.product(TEXTS, TEXTS))
     for item in pairs if strategy == "only_second" else [*TEXTS, *pairs]:
@@ -116,8 +117,8 @@ def test_only_second_needs_a_second_text(small):
         small("the", truncation="only_second", max_length=7)
 
 
-def test_the_models_length_is_used_when_none_is_given(small_model):
-    tokenizer = XLMRobertaTokenizer(small_model, model_max_length=6)
+def test_the_models_length_is_used_when_none_is_given(small_vocabulary):
+    tokenizer = XLMRobertaTokenizer(small_vocabulary, model_max_length=6)
     assert len(tokenizer(TEXTS[3], truncation=True)["input_ids"]) == 6
     assert len(tokenizer(TEXTS[3])["input_ids"]) > 6
 

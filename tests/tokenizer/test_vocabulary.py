@@ -7,16 +7,16 @@ import pytest
 import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
+
+from tests.data.make_small_vocabulary import SENTENCES
 from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.tokenizer.vocabulary import THREADS_FROM, Vocabulary
 from xlmr_np.weights.errors import CheckpointError
 
-from tests.data.make_small_vocabulary import SENTENCES
-
 
 @pytest.fixture(scope="module")
-def pieces(small_model):
-    return sentencepiece.SentencePieceProcessor(model_file=str(small_model))
+def pieces(small_vocabulary):
+    return sentencepiece.SentencePieceProcessor(model_file=str(small_vocabulary))
 
 
 def in_fairseq_ids(piece_ids):
@@ -151,9 +151,9 @@ def test_a_file_that_is_no_model_is_refused(tmp_path, content):
         XLMRobertaTokenizer(path)
 
 
-def test_a_truncated_model_is_refused(tmp_path, small_model):
+def test_a_truncated_model_is_refused(tmp_path, small_vocabulary):
     path = tmp_path / "broken.model"
-    whole = small_model.read_bytes()
+    whole = small_vocabulary.read_bytes()
     for size in (*range(200), *range(5000, 5100), len(whole) // 2, len(whole) - 200):
         path.write_bytes(whole[:size])
         with pytest.raises(CheckpointError, match=r"broken\.model"):
@@ -181,12 +181,12 @@ def survives_damage(model: bytes, path, seed: int) -> None:
         assert all(3 <= token_id < vocabulary.mask_id for token_id in ids)
 
 
-def test_damaged_models(tmp_path, small_model):
+def test_damaged_models(tmp_path, small_vocabulary):
     for seed in range(60):
-        survives_damage(small_model.read_bytes(), tmp_path / "damaged.model", seed)
+        survives_damage(small_vocabulary.read_bytes(), tmp_path / "damaged.model", seed)
 
 
 @pytest.mark.exhaustive
-def test_many_damaged_models(tmp_path, small_model):
+def test_many_damaged_models(tmp_path, small_vocabulary):
     for seed in range(60, 3000):
-        survives_damage(small_model.read_bytes(), tmp_path / "damaged.model", seed)
+        survives_damage(small_vocabulary.read_bytes(), tmp_path / "damaged.model", seed)

@@ -430,6 +430,7 @@ def test_other_names_are_refused(tmp_path, value, name):
         (b"\x8d" + b"\xff" * 8 + b"abc.", "breaks off or is malformed"),
         (b"\x8e" + b"\xff" * 7 + b"\x7fabc.", "breaks off or is malformed"),
         (b"S'\\q'\n.", "breaks off or is malformed"),
+        (b"F" + b"x" * 100_000 + b"\n.", "breaks off or is malformed"),
         (b"I" + b"9" * 100_000 + b"\n.", "breaks off or is malformed"),
         (b"X\x02\0\0\0\xff\xff.", "breaks off or is malformed"),
         (b"cos\n", "breaks off or is malformed|INT|'os"),

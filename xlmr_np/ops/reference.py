@@ -55,8 +55,11 @@ def vocabulary_top_k_forward(x: Float[Array, "N D"], params: LinearParams, k: in
     half precision is never converted as a whole.
     """
     xp = array_namespace(x)
-    starts = range(0, params.weight.shape[0], VOCABULARY_CHUNK)
-    chunks = (LinearParams(*(leaf[start : start + VOCABULARY_CHUNK, ...] for leaf in params)) for start in starts)
+    size = params.weight.shape[0]
+    chunks = (
+        LinearParams(*(leaf[start : min(start + VOCABULARY_CHUNK, size), ...] for leaf in params))
+        for start in range(0, size, VOCABULARY_CHUNK)
+    )
     logits = at_least_float32(xp.concat([linear_forward(x, chunk)[0] for chunk in chunks], axis=1))
     ids = xp.argsort(logits, axis=1, descending=True, stable=True)[:, :k]
     largest = xp.max(logits, axis=1, keepdims=True)

@@ -1,0 +1,70 @@
+"""The reference engine: operations composed from layers, with caches and without."""
+
+import numpy as np
+import pytest
+
+from tests.libraries import LIBRARIES, Library, check_record, to_numpy
+from xlmr_np.layers.linear import LinearParams, linear_forward
+from xlmr_np.ops import Ops, without_caches
+from xlmr_np.ops import reference as reference_ops
+from xlmr_np.ops.reference import REFERENCE
+
+RANDOM = np.random.default_rng(3)
+EVERY_LIBRARY = pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+
+
+def linear(outputs: int, inputs: int) -> LinearParams:
+    return LinearParams(RANDOM.normal(size=(outputs, inputs)), RANDOM.normal(size=outputs))
+
+
+@EVERY_LIBRARY
+def test_linears_are_single_linears(library: Library) -> None:
+    x, params = RANDOM.normal(size=(3, 4)), (linear(5, 4), linear(2, 4))
+    ys, cache = REFERENCE.linears.forward(library.array(x), library.tree(params))
+    for y, single in zip(ys, params, strict=True):
+        np.testing.assert_allclose(to_numpy(y), linear_forward(x, single)[0], atol=1e-14)
+    check_record(cache)
+
+
+@EVERY_LIBRARY
+def test_linear_activation(library: Library) -> None:
+    x, params = RANDOM.normal(size=(3, 4)), linear(5, 4)
+    y, cache = REFERENCE.linear_activation.forward(library.array(x), library.tree(params), "tanh")
+    np.testing.assert_allclose(to_numpy(y), np.tanh(linear_forward(x, params)[0]), atol=1e-14)
+    check_record(cache)
+
+
+@EVERY_LIBRARY
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+def test_vocabulary_top_k(library: Library, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference_ops, "VOCABULARY_CHUNK", chunk)
+    x, params = RANDOM.normal(size=(3, 4)), linear(11, 4)
+    top, _ = REFERENCE.vocabulary_top_k.forward(library.array(x), library.tree(params), 5)
+    check_record(top)
+    logits = linear_forward(x, params)[0]
+    order = np.argsort(-logits, axis=1)[:, :5]
+    np.testing.assert_array_equal(to_numpy(top.ids), order)
+    np.testing.assert_allclose(to_numpy(top.logits), np.take_along_axis(logits, order, 1), atol=1e-14)
+    np.testing.assert_allclose(to_numpy(top.log_sum_exp), np.log(np.exp(logits).sum(1)), atol=1e-13)
+
+
+def test_of_equal_logits_the_smaller_id_comes_first() -> None:
+    params = LinearParams(np.zeros((6, 2)), np.array([0.0, 3, 1, 3, 3, 0]))
+    top, _ = REFERENCE.vocabulary_top_k.forward(np.ones((1, 2)), params, 6)
+    assert top.ids.tolist() == [[1, 3, 4, 2, 0, 5]]
+
+
+def test_logits_that_overflow_exponentials_still_sum() -> None:
+    params = LinearParams(np.zeros((2, 1)), np.array([5000.0, 5000.0]))
+    top, _ = REFERENCE.vocabulary_top_k.forward(np.ones((1, 1)), params, 1)
+    np.testing.assert_allclose(top.log_sum_exp, 5000 + np.log(2))
+
+
+def test_without_caches_keeps_values_and_drops_the_rest() -> None:
+    ops = without_caches(REFERENCE)
+    x, params = RANDOM.normal(size=(3, 4)), (linear(5, 4),)
+    (y,), cache = ops.linears.forward(x, params)
+    assert cache is None
+    np.testing.assert_array_equal(y, REFERENCE.linears.forward(x, params)[0][0])
+    assert all(op.backward is None for op in ops)
+    assert isinstance(ops, Ops)

@@ -1,0 +1,94 @@
+"""The whole encoder on every array library, in both layouts, with caches and without."""
+
+import numpy as np
+import pytest
+
+from tests.libraries import LIBRARIES, Library, check_record, to_numpy
+from xlmr_np import XLMRobertaConfig, trees
+from xlmr_np.encoder import EncoderDropout, encoder_forward
+from xlmr_np.heads.masked_lm import masked_lm_forward
+from xlmr_np.heads.pooler import pooler_forward
+from xlmr_np.inputs import prepare_inputs
+from xlmr_np.layers.dropout import Dropout, Philox
+from xlmr_np.layers.encoder_layer import EncoderSetting
+from xlmr_np.layers.self_attention import LayerDropout
+from xlmr_np.ops import without_caches
+from xlmr_np.ops.reference import REFERENCE
+from xlmr_np.weights.specification import encoder_specification, masked_lm_specification, pooler_specification
+
+CONFIG = XLMRobertaConfig(
+    vocab_size=19,
+    hidden_size=12,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=10,
+    max_position_embeddings=12,
+)
+SETTING = EncoderSetting(3, "gelu", 1e-5)
+IDS = np.array([[5, 6, 7, 8, 9], [10, 11, 12, 1, 1]])
+RANDOM = np.random.default_rng(4)
+
+
+def random_params(specification: trees.Tree) -> trees.Tree:
+    return trees.map_leaves(lambda parameter: RANDOM.normal(size=parameter.shape), specification)
+
+
+PARAMS = random_params(encoder_specification(CONFIG))
+
+
+def run(library: Library, padded: bool, ops=REFERENCE, dropout=None):
+    inputs = prepare_inputs(CONFIG, IDS, padded=padded)
+    index = [library.array(each) for each in (inputs.ids, inputs.token_types, inputs.positions)]
+    mask = library.tree(inputs.mask)
+    y, cache = encoder_forward(*index, library.tree(PARAMS), mask, SETTING, ops, dropout)
+    real = to_numpy(y)[inputs.is_real] if padded else to_numpy(y)
+    return real, cache
+
+
+EXPECTED, _ = run(LIBRARIES[0], padded=True)
+
+
+@pytest.mark.parametrize("padded", [True, False], ids=["padded", "packed"])
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_every_library_and_layout_agree(library: Library, padded: bool) -> None:
+    y, cache = run(library, padded)
+    np.testing.assert_allclose(y, EXPECTED, atol=1e-12)
+    check_record(cache.embeddings)
+    assert len(cache.layers) == 2
+    for layer in cache.layers:
+        for record in (layer.attention.projections, layer.attention.output, layer.feed_forward):
+            check_record(record)
+    without, no_cache = run(library, padded, without_caches(REFERENCE))
+    np.testing.assert_array_equal(without, y)
+    assert no_cache.embeddings is None
+    assert [layer.feed_forward for layer in no_cache.layers] == [None, None]
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_dropout_is_the_same_in_both_layouts(library: Library) -> None:
+    keep_rows = RANDOM.random((5, *IDS.shape, 12)) > 0.2
+    is_real = IDS != 1
+
+    def dropout(padded: bool) -> EncoderDropout:
+        rows = [Dropout(0.2, library.array(keep if padded else keep[is_real])) for keep in keep_rows]
+        layers = tuple(LayerDropout(Dropout(0.1, Philox(3, i)), rows[1 + 2 * i], rows[2 + 2 * i]) for i in range(2))
+        return EncoderDropout(rows[0], layers)
+
+    padded, _ = run(library, True, dropout=dropout(True))
+    packed, _ = run(library, False, dropout=dropout(False))
+    np.testing.assert_allclose(packed, padded, atol=1e-12)
+    assert np.abs(packed - EXPECTED).max() > 0.1
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_heads_on_every_library(library: Library) -> None:
+    x = library.array(EXPECTED)
+    pooler, head = random_params(pooler_specification(CONFIG)), random_params(masked_lm_specification(CONFIG, False))
+    pooled, pooler_cache = pooler_forward(x, library.tree(pooler), REFERENCE)
+    np.testing.assert_allclose(to_numpy(pooled), np.tanh(EXPECTED @ pooler.weight.T + pooler.bias), atol=1e-12)
+    check_record(pooler_cache)
+    logits, cache = masked_lm_forward(x, library.tree(head), 1e-5, REFERENCE)
+    expected, _ = masked_lm_forward(EXPECTED, head, 1e-5, REFERENCE)
+    np.testing.assert_allclose(to_numpy(logits), expected, atol=1e-11)
+    check_record(head)
+    check_record(cache.transform)

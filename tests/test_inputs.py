@@ -1,0 +1,202 @@
+"""The model's door: layouts, positions, masks, limits, and what bad input is told."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from xlmr_np.config import XLMRobertaConfig
+from xlmr_np.inputs import (
+    check_labels,
+    check_places,
+    first_real_token,
+    lay_back,
+    pack,
+    prepare_inputs,
+    real_rows,
+    unpack,
+)
+from xlmr_np.layers.attention import PackedMask, PaddedMask
+
+CONFIG = XLMRobertaConfig(
+    vocab_size=20, hidden_size=4, num_attention_heads=2, max_position_embeddings=12, type_vocab_size=2
+)
+IDS = np.array([[5, 6, 7, 1], [1, 8, 1, 9]])
+
+bits = arrays.arrays(bool, st.tuples(st.integers(1, 4), st.integers(1, 6)))
+
+
+@given(bits, st.integers(1, 3))
+def test_packing_is_undone_with_zeros_at_padding(is_real: np.ndarray, width: int) -> None:
+    x = np.arange(1.0, is_real.size * width + 1).reshape(*is_real.shape, width)
+    packed = pack(x, is_real)
+    np.testing.assert_array_equal(packed, x[is_real])
+    np.testing.assert_array_equal(unpack(packed, is_real), x * is_real[..., None])
+
+
+def test_without_a_mask_padding_ids_are_not_real() -> None:
+    inputs = prepare_inputs(CONFIG, IDS)
+    np.testing.assert_array_equal(inputs.is_real, IDS != 1)
+    np.testing.assert_array_equal(inputs.ids, [5, 6, 7, 8, 9])
+    np.testing.assert_array_equal(inputs.positions, [2, 3, 4, 2, 3])
+    assert isinstance(inputs.mask, PackedMask)
+    np.testing.assert_array_equal(inputs.mask.query.starts, [0, 3])
+    np.testing.assert_array_equal(inputs.mask.key.lengths, [3, 2])
+
+
+def test_positions_come_from_the_ids_and_not_from_the_mask() -> None:
+    mask = np.array([[0, 1, 1, 0], [1, 1, 1, 1]])
+    inputs = prepare_inputs(CONFIG, IDS, mask)
+    np.testing.assert_array_equal(inputs.ids, [6, 7, 1, 8, 1, 9])
+    np.testing.assert_array_equal(inputs.positions, [3, 4, 1, 2, 1, 3])
+
+
+def test_an_all_ones_mask_makes_padding_real() -> None:
+    inputs = prepare_inputs(CONFIG, IDS, np.ones_like(IDS))
+    assert inputs.is_real.all()
+    np.testing.assert_array_equal(inputs.positions, [2, 3, 4, 1, 1, 2, 1, 3])
+
+
+@pytest.mark.parametrize("mask", [[[2, -1, 0.5, 0]], [[True, True, True, False]], np.array([[1, 1, 1, 0]], np.uint8)])
+def test_a_mask_counts_what_is_not_zero(mask: object) -> None:
+    np.testing.assert_array_equal(prepare_inputs(CONFIG, IDS[:1], mask).is_real, [[True, True, True, False]])
+
+
+def test_with_embeddings_positions_come_from_the_mask() -> None:
+    embeddings = np.arange(32.0).reshape(2, 4, 4)
+    inputs = prepare_inputs(CONFIG, inputs_embeds=embeddings, attention_mask=[[0, 1, 1, 1], [1, 1, 0, 0]])
+    np.testing.assert_array_equal(inputs.positions, [2, 3, 4, 2, 3])
+    np.testing.assert_array_equal(inputs.token_table[inputs.ids], embeddings[inputs.is_real])
+    everything = prepare_inputs(CONFIG, inputs_embeds=embeddings)
+    np.testing.assert_array_equal(everything.positions, [2, 3, 4, 5, 2, 3, 4, 5])
+
+
+def test_given_positions_and_token_types_are_used() -> None:
+    inputs = prepare_inputs(CONFIG, IDS, position_ids=[[9, 8, 7, 6]], token_type_ids=[[0, 1, 0, 1], [1, 0, 1, 0]])
+    np.testing.assert_array_equal(inputs.positions, [9, 8, 7, 8, 6])
+    np.testing.assert_array_equal(inputs.token_types, [0, 1, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.tril(np.ones((2, 4, 4), int)),
+        np.tril(np.ones((2, 4, 4), bool))[:, None],
+        np.where(np.tril(np.ones((2, 1, 4, 4))) == 1, 0.0, -np.inf),
+        np.where(np.tril(np.ones((1, 2, 4, 4))) == 1, 0.0, np.finfo(np.float32).min).astype(np.float32),
+    ],
+    ids=["3-D", "4-D bool", "4-D -inf", "4-D lowest"],
+)
+def test_masks_that_say_who_sees_whom(mask: np.ndarray) -> None:
+    inputs = prepare_inputs(CONFIG, IDS, mask)
+    assert isinstance(inputs.mask, PaddedMask)
+    assert inputs.is_real.all()
+    visible = np.broadcast_to(inputs.mask.is_visible, (2, 2, 4, 4))
+    np.testing.assert_array_equal(visible, np.broadcast_to(np.tril(np.ones((4, 4), bool)), (2, 2, 4, 4)))
+
+
+def test_the_padded_layout_on_request() -> None:
+    inputs = prepare_inputs(CONFIG, IDS, padded=True)
+    np.testing.assert_array_equal(inputs.ids, IDS)
+    np.testing.assert_array_equal(inputs.mask.is_visible[:, 0, 0], IDS != 1)
+    x = np.ones((2, 4, 3))
+    np.testing.assert_array_equal(lay_back(x, inputs), x * (IDS != 1)[..., None])
+    np.testing.assert_array_equal(real_rows(x, inputs), np.ones((5, 3)))
+
+
+def test_the_first_real_token_on_either_side() -> None:
+    hidden = np.arange(24.0).reshape(3, 4, 2)
+    is_real = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]], bool)
+    hidden = hidden * is_real[..., None]
+    np.testing.assert_array_equal(first_real_token(hidden, is_real), [hidden[0, 0], hidden[1, 2], [0, 0]])
+
+
+def test_the_length_limit_counts_tokens_and_not_padding() -> None:
+    fits = np.full((1, 30), 1)
+    fits[0, 20:] = 7  # ten tokens
+    assert prepare_inputs(CONFIG, fits).positions.max() == 11
+    with pytest.raises(
+        ValueError, match=r"Sequence 1 has 11 tokens, .* at most 10 \(max_position_embeddings 12 - pad_token_id 1 - 1\)"
+    ):
+        prepare_inputs(CONFIG, [[7] + [1] * 10, [7] * 11])
+
+
+BAD = {
+    "both": ({"input_ids": IDS, "inputs_embeds": np.zeros((2, 4, 4))}, ValueError, "exactly one of .*; both came"),
+    "neither": ({}, ValueError, "exactly one of .*; neither came"),
+    "too large": ({"input_ids": [[5, 20]]}, ValueError, r"input_ids\[0, 1\] is 20; .*vocab_size of 20 allows 0 to 19"),
+    "negative": ({"input_ids": [[-1, 5]]}, ValueError, r"input_ids\[0, 0\] is -1"),
+    "floats": ({"input_ids": [[1.0]]}, TypeError, "input_ids must be an array of integers; it holds float64"),
+    "flat": ({"input_ids": [5, 6]}, ValueError, r"input_ids must have the axes \[batch, tokens\].*shape is \(2,\)"),
+    "no batch": ({"input_ids": np.zeros((0, 3), int)}, ValueError, r"none of them empty; its shape is \(0, 3\)"),
+    "no tokens": ({"input_ids": np.zeros((2, 0), int)}, ValueError, r"none of them empty; its shape is \(2, 0\)"),
+    "width": ({"inputs_embeds": np.zeros((1, 2, 5))}, ValueError, "width 5, but the model's hidden_size is 4"),
+    "integers": ({"inputs_embeds": np.zeros((1, 2, 4), int)}, TypeError, "floating-point numbers; it holds int64"),
+    "types": (
+        {"input_ids": [[5]], "token_type_ids": [[2]]},
+        ValueError,
+        r"token_type_ids\[0, 0\] is 2; .*type_vocab_size of 2 allows 0 to 1",
+    ),
+    "types' shape": (
+        {"input_ids": [[5]], "token_type_ids": [[0, 0]]},
+        ValueError,
+        r"token_type_ids has shape \(1, 2\)",
+    ),
+    "positions": (
+        {"input_ids": [[5]], "position_ids": [[12]]},
+        ValueError,
+        r"position_ids\[0, 0\] is 12; .*max_position_embeddings of 12 allows 0 to 11",
+    ),
+    "mask length": (
+        {"input_ids": IDS, "attention_mask": np.ones((2, 3))},
+        ValueError,
+        r"\(2, 3\), .* ask for \(2, 4\)",
+    ),
+    "mask batch": ({"input_ids": IDS, "attention_mask": np.ones((1, 4))}, ValueError, r"\(1, 4\), .* ask for \(2, 4\)"),
+    "mask axes": ({"input_ids": IDS, "attention_mask": np.ones(4)}, ValueError, r"shape \(4,\); for 2 x 4 tokens"),
+    "mask heads": ({"input_ids": IDS, "attention_mask": np.ones((2, 3, 4, 4), bool)}, ValueError, "and 2 heads"),
+    "mask additive": (
+        {"input_ids": IDS, "attention_mask": np.eye(4)[None, None]},
+        ValueError,
+        "must be boolean .*or floats that are 0 .*; this one is float64",
+    ),
+    "mask integers": (
+        {"input_ids": IDS, "attention_mask": np.ones((2, 1, 4, 4), int)},
+        ValueError,
+        "this one is int64",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_named(name: str) -> None:
+    arguments, error, message = BAD[name]
+    with pytest.raises(error, match=message):
+        prepare_inputs(CONFIG, **arguments)
+
+
+def test_a_config_without_padding_is_refused() -> None:
+    with pytest.raises(ValueError, match="pad_token_id is None"):
+        prepare_inputs(XLMRobertaConfig(pad_token_id=None), [[5]])
+
+
+def test_labels_are_checked() -> None:
+    is_real = np.array([[True, True, False]])
+    np.testing.assert_array_equal(check_labels([[3, -100, -100]], is_real, 4), [[3, -100, -100]])
+    with pytest.raises(ValueError, match=r"labels\[0, 1\] is 4; .*number of classes of 4 allows 0 to 3"):
+        check_labels([[3, 4, -100]], is_real, 4)
+    with pytest.raises(ValueError, match=r"labels\[0, 2\] is 1, but there is padding; write -100 there"):
+        check_labels([[3, -100, 1]], is_real, 4)
+    with pytest.raises(ValueError, match=r"labels has shape \(1, 2\)"):
+        check_labels([[3, 3]], is_real, 4)
+    with pytest.raises(TypeError, match="integers; it holds float64"):
+        check_labels([[3.0, 3.0, 3.0]], is_real, 4)
+
+
+def test_places_are_checked() -> None:
+    is_real = np.array([[True, False]])
+    with pytest.raises(ValueError, match=r"where\[0, 1\] chooses a place that is padding"):
+        check_places(np.array([[False, True]]), is_real)
+    with pytest.raises(TypeError, match="booleans"):
+        check_places([[0, 1]], is_real)
