@@ -1,0 +1,91 @@
+"""Official weights against transformers and against published values: `python -m tests.official`.
+
+Downloads FacebookAI/xlm-roberta-base and -large (1.1 and 2.2 GB) unless they are in the hub's cache. Compares
+whole outputs and logits with transformers in float32, and the values that transformers' own tests publish.
+"""
+
+import sys
+from typing import NamedTuple
+
+import numpy as np
+
+IDS = [[0, 581, 10269, 83, 99942, 136, 60742, 23, 70, 80583, 18276, 2]]  # The dog is cute and lives in the garden house
+TEXT = "Bonjour, je suis un modèle <mask>."
+
+
+class Official(NamedTuple):
+    """A published slice: the last feature of every token of IDS, from transformers' test_modeling_xlm_roberta.py."""
+
+    name: str
+    last_features: list[float]
+
+
+MODELS = [
+    Official(
+        "FacebookAI/xlm-roberta-base",
+        [-0.0101, 0.1218, -0.0803, 0.0801, 0.1327, 0.0776, -0.1215, 0.2383, 0.3338, 0.3106, 0.0300, 0.0252],
+    ),
+    Official(
+        "FacebookAI/xlm-roberta-large",
+        [-0.0699, -0.0318, 0.0705, -0.1241, 0.0999, -0.0520, 0.1004, -0.1838, -0.4704, 0.1437, 0.0821, 0.0126],
+    ),
+]
+
+
+def unavailable(name: str) -> str | None:
+    """Why the files of a model cannot be had, or None if they can."""
+    from xlmr_np.weights.checkpoint import find_weight_files
+    from xlmr_np.weights.files import locate
+
+    try:
+        if locate(name, "config.json") is None:
+            return f"{name} has no config.json in the cache, and the network may not be asked"
+        find_weight_files(name)
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def compare(official: Official) -> dict[str, float]:
+    """The largest differences: from the published values, and from transformers' hidden states and logits."""
+    import torch
+    import transformers
+
+    import xlmr_np
+
+    ids = np.array(IDS)
+    ours = xlmr_np.AutoModel.from_pretrained(official.name, dtype="float32")(ids).last_hidden_state
+    differences = {"published values": np.abs(ours[0, :, -1] - official.last_features).max()}
+    with torch.no_grad():
+        reference = transformers.XLMRobertaModel.from_pretrained(official.name, dtype=torch.float32).eval()
+        differences["hidden states"] = np.abs(ours - reference(torch.asarray(ids)).last_hidden_state.numpy()).max()
+        del reference
+        text = xlmr_np.AutoTokenizer.from_pretrained(official.name)(TEXT, return_tensors="np")
+        logits = xlmr_np.AutoModelForMaskedLM.from_pretrained(official.name, dtype="float32")(**text).logits
+        masked = transformers.XLMRobertaForMaskedLM.from_pretrained(official.name, dtype=torch.float32).eval()
+        expected = masked(torch.asarray(text["input_ids"])).logits.numpy()
+    # Logits reach into the tens, so their float32 rounding is larger than that of outputs of order one.
+    differences["logits, relative"] = np.abs(logits - expected).max() / np.abs(expected).max()
+    return {name: float(value) for name, value in differences.items()}
+
+
+LIMITS = {"published values": 1e-3, "hidden states": 2e-5, "logits, relative": 2e-5}
+
+
+def main() -> int:
+    """Compare every model that can be had; the exit status counts those that differ."""
+    failures = 0
+    for official in MODELS:
+        reason = unavailable(official.name)
+        if reason is not None:
+            print(f"{official.name}: skipped: {reason}")
+            continue
+        for what, difference in compare(official).items():
+            is_good = difference <= LIMITS[what]
+            failures += not is_good
+            print(f"{official.name}: {what} differ by at most {difference:.2e} ({'good' if is_good else 'TOO MUCH'})")
+    return min(failures, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
