@@ -330,7 +330,6 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"num_labels": 1, "label2id": {"a": 0, "b": 1}}, "contradictory"),
     ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "contradictory"),
     ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0}}, "contradictory"),
-    ({"id2label": {0: "a"}, "label2id": {"LABEL_0": 0}}, "contradictory"),
 ]
 
 
@@ -450,11 +449,16 @@ def test_overriding_the_number_of_labels_of_a_file() -> None:
 
 
 def test_a_contradictory_file_can_be_read_by_choosing_one_map(tmp_path: Path) -> None:
-    write_json(tmp_path, {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"LABEL_0": 0}})
+    write_json(tmp_path, {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"x": 0}})
     with pytest.raises(ValueError, match="None for the other"):
         XLMRobertaConfig.from_pretrained(tmp_path)
     assert XLMRobertaConfig.from_pretrained(tmp_path, label2id=None).label2id == {"a": 0, "b": 1, "c": 2}
-    assert XLMRobertaConfig.from_pretrained(tmp_path, id2label=None).id2label == {0: "LABEL_0"}
+    assert XLMRobertaConfig.from_pretrained(tmp_path, id2label=None).id2label == {0: "x"}
+
+
+def test_default_names_that_old_files_keep_beside_real_ones_say_nothing(tmp_path: Path) -> None:
+    write_json(tmp_path, {"id2label": {"0": "a", "1": "b", "2": "c"}, "label2id": {"LABEL_0": 0, "LABEL_1": 1}})
+    assert XLMRobertaConfig.from_pretrained(tmp_path).label2id == {"a": 0, "b": 1, "c": 2}
 
 
 # Keys that are no fields, other names, and keys of old

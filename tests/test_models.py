@@ -293,7 +293,7 @@ BAD_ARGUMENTS = {
     "torch dtype": ({"torch_dtype": torch.bfloat16}, TypeError, "write dtype='bfloat16'"),
     "device": ({"device": "tpu"}, ValueError, "device 'tpu' is not known"),
     "quantisation": ({"quantization_config": {}}, NotImplementedError, "quantization_config is not supported yet"),
-    "decoder": ({"is_decoder": True}, NotImplementedError, "runs encoders only; this config says is_decoder=True"),
+    "decoder": ({"is_decoder": True}, NotImplementedError, "is_decoder=True; decoders are not supported yet"),
     "activation": ({"hidden_act": "mish"}, ValueError, "hidden_act='mish' is not implemented; the activations are"),
     "heads": ({"num_attention_heads": 5}, ValueError, "hidden_size 24 .*num_attention_heads 5"),
     "width": (

@@ -1,12 +1,99 @@
 """Finding the files of a model: in a directory, in the hub's cache, or on the hub."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from .errors import CheckpointError
 
 Source = str | os.PathLike[str]
 
 
-def locate(
+class RemoteFile(NamedTuple):
+    """A file on the hub that the cache lacks.
+
+    Attributes:
+        repository: the id of its repository.
+        filename: its path there.
+        url: where it is.
+        size: in bytes; None if the hub does not say.
+        revision: as for `find`, like what follows.
+        cache_dir: see there.
+        token: see there.
+    """
+
+    repository: str
+    filename: str
+    url: str
+    size: int | None
+    revision: str | None
+    cache_dir: Path
+    token: str | bool | None
+
+    @property
+    def name(self) -> str:
+        """Its name without folders."""
+        return PurePosixPath(self.filename).name
+
+    def download(self) -> Path:
+        """Put the file into the cache, with a progress bar on a terminal; its path there.
+
+        Raises:
+            OSError: the hub cannot be reached any more, or the file cannot be written.
+        """
+        import huggingface_hub
+
+        with _explained(self.repository, self.filename, self.revision):
+            return Path(
+                huggingface_hub.hf_hub_download(
+                    self.repository, self.filename, revision=self.revision, cache_dir=self.cache_dir, token=self.token
+                )
+            )
+
+    def beginning(self, length: int) -> bytes:
+        """The first `length` bytes of the file (all if it is shorter); nothing else is transferred or kept.
+
+        Raises:
+            OSError: the hub cannot be reached any more.
+        """
+        from huggingface_hub import constants, get_session
+        from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+
+        headers = {
+            **build_hf_headers(token=self.token),
+            "Range": f"bytes=0-{length - 1}",
+            "Accept-Encoding": "identity",
+        }
+        content = bytearray()
+        with (
+            _explained(self.repository, self.filename, self.revision),
+            get_session().stream(
+                "GET", self.url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
+            ) as response,
+        ):
+            hf_raise_for_status(response)
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) >= length:  # a server that does not know ranges would go on to the end
+                    break
+        return bytes(content[:length])
+
+
+def locate(source: Source, filename: str, **location: Any) -> Path | None:
+    """The local path of one file of a model, downloaded first if need be.
+
+    Arguments and errors are those of `find`.
+
+    Returns:
+        The path, or None if there is no such file.
+    """
+    found = find(source, filename, **location)
+    return found.download() if isinstance(found, RemoteFile) else found
+
+
+def find(
     source: Source,
     filename: str,
     *,
@@ -15,8 +102,8 @@ def locate(
     cache_dir: Source | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
-) -> Path | None:
-    """The local path of one file of a model, downloaded first if need be.
+) -> Path | RemoteFile | None:
+    """Where one file of a model is; nothing is downloaded.
 
     Args:
         source: a directory, or the id of a hub repository such as "FacebookAI/xlm-roberta-base".
@@ -28,17 +115,20 @@ def locate(
         local_files_only: never ask the network. HF_HUB_OFFLINE=1 and TRANSFORMERS_OFFLINE=1 do the same.
 
     Returns:
-        The path, or None if the directory or repository has no such file. Without a network, a file that the
-        cache lacks counts as absent if the cache holds other files of that revision.
+        Its path in the directory or cache, else where it is on the hub, or None if the directory or repository
+        has no such file. Without a network, a file that the cache lacks counts as absent if the cache holds
+        other files of that revision.
 
     Raises:
         OSError: the directory or repository does not exist, may not be read, or cannot be reached.
-        ValueError: the file or folder name leaves the model's directory.
+        ValueError: the file or folder name, or the revision, leaves the model's directory.
     """
-    for part in (filename, subfolder):
-        if PurePosixPath(part).is_absolute() or ".." in PurePosixPath(part).parts or "\\" in part:
+    for part in (filename, subfolder, revision or ""):
+        if PurePosixPath(part).is_absolute() or ".." in PurePosixPath(part).parts or "\\" in part or "\0" in part:
             raise ValueError(f"{part!r} leads out of the model's directory; only plain names within it are read.")
-    directory = Path(source).expanduser()
+    if not os.fspath(source):
+        raise FileNotFoundError("The name of the model is empty; give a directory, or the id of a hub model.")
+    directory = local_path(source)
     if directory.is_dir():
         path = directory / subfolder / filename
         return path if path.is_file() else None
@@ -46,7 +136,7 @@ def locate(
         raise NotADirectoryError(f"{directory} is a file; give the directory that holds the model's files.")
     if _looks_like_a_path(os.fspath(source)):
         raise FileNotFoundError(f"There is no directory {directory}; give an existing one, or the id of a hub model.")
-    return _locate_on_hub(
+    return _find_on_hub(
         os.fspath(source),
         f"{subfolder}/{filename}" if subfolder else filename,
         revision=revision,
@@ -54,6 +144,18 @@ def locate(
         token=token,
         local_files_only=local_files_only or is_offline(),
     )
+
+
+def local_path(source: Source) -> Path:
+    """The source as a path, in which ~ is the home directory.
+
+    Raises:
+        FileNotFoundError: the ~name at its beginning is no user's.
+    """
+    try:
+        return Path(source).expanduser()
+    except RuntimeError as error:
+        raise FileNotFoundError(f"There is no directory {source}: {error}") from error
 
 
 def is_offline() -> bool:
@@ -65,12 +167,10 @@ def is_offline() -> bool:
 
 
 def _looks_like_a_path(source: str) -> bool:
-    return (
-        source.startswith((".", "/", "~")) or source.count("/") > 1 or (os.sep != "/" and os.sep in source) or not source
-    )
+    return source.startswith((".", "/", "~")) or source.count("/") > 1 or (os.sep != "/" and os.sep in source)
 
 
-def _locate_on_hub(
+def _find_on_hub(
     repository: str,
     filename: str,
     *,
@@ -78,56 +178,93 @@ def _locate_on_hub(
     cache_dir: Source | None,
     token: str | bool | None,
     local_files_only: bool,
-) -> Path | None:
+) -> Path | RemoteFile | None:
     import huggingface_hub
+    from huggingface_hub import constants, errors
+    from huggingface_hub.utils import validate_repo_id
+
+    cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
+    with _explained(repository, filename, revision):
+        validate_repo_id(repository)
+        snapshot = _snapshot(cache, repository, revision or constants.DEFAULT_REVISION)
+        cached = snapshot / filename if (snapshot / filename).is_file() else None
+        if cached is not None and (local_files_only or snapshot.name == revision):  # a commit never changes
+            return cached
+        if local_files_only:
+            if snapshot.is_dir():
+                return None
+            raise FileNotFoundError(
+                f"The hub model {_at(repository, revision)} is not in the cache, and the network may not be asked; "
+                "connect once, or give a directory."
+            )
+        # One request without retries, in place of hf_hub_download's: where there is no network it would try for
+        # half a minute before it looks into the cache, and again for each file that the model does without.
+        url = huggingface_hub.hf_hub_url(repository, filename, revision=revision)
+        try:
+            metadata = huggingface_hub.get_hf_file_metadata(url, token=token)
+        except errors.RevisionNotFoundError:
+            raise
+        except errors.EntryNotFoundError:
+            return None
+        except (errors.HTTPError, ConnectionError) as error:
+            if cached is not None:
+                return cached
+            if snapshot.is_dir() and not isinstance(error, errors.HfHubHTTPError):
+                return None
+            raise
+    if metadata.commit_hash is None:
+        raise OSError(f"{url} does not answer as a hub does; check HF_ENDPOINT, and that no proxy answers instead.")
+    if cached is not None and snapshot.name == metadata.commit_hash:
+        return cached
+    return RemoteFile(repository, filename, url, metadata.size, revision, cache, token)
+
+
+def _snapshot(cache: Path, repository: str, revision: str) -> Path:
+    """The folder of a revision's files in the cache, whether or not it is there."""
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    reference = folder / "refs" / revision
+    commit = reference.read_text().strip() if reference.is_file() else revision
+    return folder / "snapshots" / commit
+
+
+@contextlib.contextmanager
+def _explained(repository: str, filename: str, revision: str | None) -> Iterator[None]:
+    """Turn the hub library's errors, most of which are no OSError, into sentences."""
     from huggingface_hub import errors
 
     try:
-        path = huggingface_hub.hf_hub_download(
-            repository,
-            filename,
-            revision=revision,
-            cache_dir=cache_dir,
-            token=token,
-            local_files_only=local_files_only,
-        )
+        yield
     except errors.HFValidationError as error:
-        raise OSError(
+        raise FileNotFoundError(
             f"{repository!r} is neither an existing directory nor the id of a hub model such as "
             f"'FacebookAI/xlm-roberta-base'."
         ) from error
     except errors.GatedRepoError as error:
         raise PermissionError(
-            f"The hub model {repository!r} is gated; ask for access on its page and pass token=..."
+            f"The hub model {repository!r} is gated; ask for access on its page and pass token=... or log in."
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise FileNotFoundError(
             f"There is no hub model {repository!r} that you may read (and no such directory here); check the name, "
-            "or pass token=... if it is private."
+            "or pass token=... or log in if it is private."
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise FileNotFoundError(f"The hub model {repository!r} has no revision {revision!r}.") from error
-    except errors.LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError, so it comes first
-        if _is_cached(repository, revision, cache_dir):
-            return None
-        reason = "the network may not be asked" if local_files_only else "the hub cannot be reached"
-        raise OSError(
-            f"The hub model {repository!r} is not in the cache, and {reason}; connect once, or give a directory."
-        ) from error
-    except errors.EntryNotFoundError:
-        return None
+        raise FileNotFoundError(f"The hub model {repository!r} has no revision {revision!r}; check its name.") from error
     except errors.HfHubHTTPError as error:
-        raise OSError(f"The hub refused {filename} of {repository!r}: {error}") from error
-    return Path(path)
+        raise OSError(
+            f"The hub refused {filename} of {_at(repository, revision)}: {_one_line(error)}; check your token, or try "
+            "again later."
+        ) from error
+    except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError) as error:
+        raise OSError(
+            f"{filename} of the hub model {_at(repository, revision)} is not in the cache, and the hub cannot be "
+            f"reached ({_one_line(error)}); check the connection, or give a directory."
+        ) from error
 
 
-def _is_cached(repository: str, revision: str | None, cache_dir: Source | None) -> bool:
-    """Whether the cache holds any file of that revision."""
-    from huggingface_hub import constants
+def _at(repository: str, revision: str | None) -> str:
+    return repr(repository) if revision is None else f"{repository!r} at revision {revision!r}"
 
-    folder = Path(cache_dir or constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}"
-    revision = revision or "main"
-    reference = folder / "refs" / revision
-    commit = reference.read_text().strip() if reference.is_file() else revision
-    snapshot = folder / "snapshots" / commit
-    return snapshot.is_dir() and any(snapshot.iterdir())
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,6 +1,7 @@
 """From the arrays of a checkpoint to a parameter tree, and a report of what did not fit."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +23,8 @@ from .specification import (
 
 # Buffers that old checkpoints carry; the model computes them.
 IGNORED_NAMES = ("embeddings.position_ids", "embeddings.token_type_ids")
+DECODER_BIASES = (DECODER_BIAS, TIED_DECODER_BIAS)  # the one that wins comes first
+FLOATING_TYPES = ("float64", "float32", "float16", "bfloat16")
 COMPARED_ROWS = 16384  # rows compared at a time when two tables may be one
 
 
@@ -34,12 +37,13 @@ class Mismatch(NamedTuple):
 
 
 class LoadReport(NamedTuple):
-    """What differed between a checkpoint and a model; all names are official ones.
+    """What differed between a checkpoint and a model.
 
     Attributes:
-        missing: parameters of the model that the checkpoint lacks; they were initialised at random.
-        unexpected: tensors of the checkpoint that the model has no place for.
-        mismatched: tensors of another shape; they too were initialised at random.
+        missing: official names of parameters that the checkpoint lacks; they were initialised at random. The
+            decoder's bias has two names, and is missing under both.
+        unexpected: tensors of the checkpoint that the model has no place for, as they are spelled there.
+        mismatched: tensors of another shape, by official name; they too were initialised at random.
         untied: the config ties the decoder to the token table, but the checkpoint holds two different ones.
     """
 
@@ -55,12 +59,13 @@ class LoadReport(NamedTuple):
         return not (self.missing or self.mismatched or self.untied or strangers)
 
     def __str__(self) -> str:
-        lines = [f"  missing, initialised at random: {name}" for name in self.missing]
+        lines = [f"  missing, initialised at random: {name}" for name in _merged(self.missing)]
         lines += [
             f"  other shape, initialised at random: {name} ({in_checkpoint} in the checkpoint, {in_model} in the model)"
             for name, in_checkpoint, in_model in self.mismatched
         ]
-        lines += [f"  not used: {name}" for name in self.unexpected]
+        # What a file calls its tensors may be anything; its line breaks and terminal codes are shown, not obeyed.
+        lines += [f"  not used: {name!r}" for name in _merged(self.unexpected)]
         if self.untied:
             lines.append(
                 "  not tied: the config ties the decoder to the word embeddings, but the checkpoint holds two "
@@ -108,15 +113,22 @@ def load_parameters(
             shapes differ.
     """
     bare = _by_bare_name(tensors)
-    is_really_tied = is_tied and _tie(bare)
-    if not is_really_tied and TIED_DECODER_BIAS in bare:
-        bare.setdefault(DECODER_BIAS, bare[TIED_DECODER_BIAS])
-    specification = specify(is_really_tied, "pooler.dense.weight" in bare)
+    _share_decoder(bare, is_tied)
+    has_pooler = "pooler.dense.weight" in bare
+    specification = specify(is_tied, has_pooler)
+    names = {parameter.name for parameter in trees.leaves(specification)}
+    has_decoder = not names.isdisjoint(DECODER_BIASES)
+    is_untied = (
+        is_tied and has_decoder and TOKEN_TABLE in bare and not _are_equal(bare[TOKEN_TABLE], bare[DECODER_WEIGHT])
+    )
+    if is_untied:
+        specification = specify(False, has_pooler)
     check_size(specification)
 
     wanted = {parameter.name: parameter for parameter in trees.leaves(specification)}
-    missing = [name for name in wanted if name not in bare]
-    lost = [name for name in missing if not name.startswith((*HEAD_PARTS, "pooler."))]
+    known = dict.fromkeys([*wanted, DECODER_WEIGHT, *DECODER_BIASES]) if has_decoder else wanted
+    missing = [name for name in known if name not in bare]
+    lost = [official_name(name, has_head) for name in missing if not name.startswith((*HEAD_PARTS, "pooler."))]
     if lost:
         raise CheckpointError(
             f"The checkpoint lacks {len(lost)} of the encoder's tensors ({', '.join(lost[:3])}"
@@ -131,15 +143,15 @@ def load_parameters(
     if mismatched and not ignore_mismatched_sizes:
         name, in_checkpoint, in_model = mismatched[0]
         raise CheckpointError(
-            f"{len(mismatched)} tensors have another shape than the config asks for, first {name}: {in_checkpoint} in "
+            f"Tensors of another shape than the config asks for: {len(mismatched)}, first {name}: {in_checkpoint} in "
             f"the checkpoint, {in_model} by the config. Correct the config, or pass ignore_mismatched_sizes=True to "
-            "initialise these tensors at random."
+            "initialise them at random."
         )
     for name, array in found.items():
-        if not _is_floating(array.dtype):
+        if array.dtype.name not in FLOATING_TYPES:
             raise CheckpointError(
-                f"{official_name(name, has_head)} is stored as {array.dtype}; only float64, float32, float16 and "
-                "bfloat16 weights can be loaded."
+                f"{official_name(name, has_head)} is stored as {array.dtype}; weights can be loaded from "
+                f"{', '.join(FLOATING_TYPES)} only: convert the checkpoint with the program that made it."
             )
 
     new_dtype = dtype or next((array.dtype for array in found.values()), np.dtype(np.float32))
@@ -152,15 +164,13 @@ def load_parameters(
             return initial_array(parameter, initializer_range, generator, new_dtype)
         return array.astype(dtype, copy=False) if dtype is not None else array
 
-    decoder_names = {DECODER_WEIGHT, DECODER_BIAS, TIED_DECODER_BIAS}
-    used = wanted.keys() if decoder_names.isdisjoint(wanted) else wanted.keys() | decoder_names
     report = LoadReport(
         missing=tuple(official_name(name, has_head) for name in missing),
         unexpected=tuple(
-            name for name in tensors if bare_name(name) not in used and bare_name(name) not in IGNORED_NAMES
+            name for name in tensors if bare_name(name) not in known and bare_name(name) not in IGNORED_NAMES
         ),
         mismatched=tuple(mismatched),
-        untied=is_tied and not is_really_tied,
+        untied=is_untied,
     )
     return Loaded(trees.map_leaves(place, specification), specification, report)
 
@@ -174,19 +184,26 @@ def _by_bare_name(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return bare
 
 
-def _tie(bare: dict[str, np.ndarray]) -> bool:
-    """Give tied arrays the names that the specification asks for; False if the two tables differ."""
-    decoder = bare.get(DECODER_WEIGHT)
-    if decoder is not None and not _are_equal(bare.setdefault(TOKEN_TABLE, decoder), decoder):
-        return False
-    if DECODER_BIAS in bare:  # where both biases are there, the reference computes with the decoder's own
-        bare[TIED_DECODER_BIAS] = bare[DECODER_BIAS]
-    return True
+def _share_decoder(bare: dict[str, np.ndarray], is_tied: bool) -> None:
+    """Put what the decoder shares under each of its names, where the checkpoint holds it under one.
+
+    A tied weight stands as the token table or as the decoder's, wherever whoever wrote the file found it
+    first. The bias has two names, tied or not: where both are there, the reference computes with the
+    decoder's own, and untied files of its version 4 hold only the other.
+    """
+    if is_tied:
+        for name, other in ((DECODER_WEIGHT, TOKEN_TABLE), (TOKEN_TABLE, DECODER_WEIGHT)):
+            if name in bare:
+                bare.setdefault(other, bare[name])
+    for name in DECODER_BIASES:
+        if name in bare:
+            bare.update(dict.fromkeys(DECODER_BIASES, bare[name]))
+            break
 
 
 def _are_equal(first: np.ndarray, second: np.ndarray) -> bool:
     """Whether two tables hold the same numbers, at once if they are the same memory."""
-    if first.shape != second.shape or first.dtype != second.dtype:
+    if first.shape != second.shape or first.dtype != second.dtype or first.ndim == 0:
         return False
     if first.ctypes.data == second.ctypes.data and first.strides == second.strides:
         return True
@@ -194,5 +211,13 @@ def _are_equal(first: np.ndarray, second: np.ndarray) -> bool:
     return all(np.array_equal(first[row : row + COMPARED_ROWS], second[row : row + COMPARED_ROWS]) for row in rows)
 
 
-def _is_floating(dtype: np.dtype) -> bool:
-    return dtype.kind == "f" or dtype.name == "bfloat16"
+def _merged(names: Iterable[str]) -> list[str]:
+    """Names that differ in their first number only, as one: "encoder.layer.{0, 1}.output.dense.bias"."""
+    numbers: dict[tuple[str, str], list[str]] = {}
+    for name in names:
+        before, number, after = [*re.split(r"(?<=\.)(\d+)(?=\.)", name, maxsplit=1), "", ""][:3]
+        numbers.setdefault((before, after), []).append(number)
+    return [
+        before + (f"{{{', '.join(found)}}}" if len(found) > 1 else found[0]) + after
+        for (before, after), found in numbers.items()
+    ]

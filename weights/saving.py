@@ -20,6 +20,7 @@ _UNITS = {
     "GI": 2**30,
     "TI": 2**40,
 }
+INDEX_FILE = "model.safetensors.index.json"
 _STALE = re.compile(r"model-\d{5}-of-\d{5}\.safetensors|model\.safetensors(\.index\.json)?")
 
 
@@ -28,11 +29,18 @@ def replacing(path: Path) -> Iterator[Path]:
     """Write a file beside `path`, and put it in its place only when the block ends without an error.
 
     Whoever has the old file open or mapped keeps it; if the block fails, the old file stands untouched.
+
+    Raises:
+        OSError: the file cannot be written; the error names it.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield beside
         os.replace(beside, path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # a full disk does not say whose write it was
+            error.filename = os.fspath(path)
+        raise
     finally:
         beside.unlink(missing_ok=True)
 
@@ -68,12 +76,15 @@ def save_tensors(directory: Path, tensors: Mapping[str, np.ndarray], max_shard_s
     written = list(names)
     with contextlib.ExitStack() as last_in_first_out:  # the index comes in first, so it is renamed last
         if len(shards) > 1:
-            written.append("model.safetensors.index.json")
+            written.append(INDEX_FILE)
             beside = last_in_first_out.enter_context(replacing(directory / written[-1]))
             beside.write_text(_index(names, shards), encoding="utf-8")
         for name, shard in zip(names, shards, strict=True):
             beside = last_in_first_out.enter_context(replacing(directory / name))
             write_safetensors(beside, shard, {"format": "pt"})
+        if (directory / names[0]).exists():
+            # Stopped between two renames, shards without an index are a clear error, and not a mix of two models.
+            (directory / INDEX_FILE).unlink(missing_ok=True)
     for path in directory.iterdir():
         if _STALE.fullmatch(path.name) and path.name not in written:
             path.unlink()
@@ -104,6 +115,7 @@ def _bytes(size: int | str) -> int:
     if isinstance(size, int) and not isinstance(size, bool) and size > 0:
         return size
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]I?|)B", size.upper()) if isinstance(size, str) else None
-    if match is None or float(match[1]) == 0:
+    number = int(float(match[1]) * _UNITS[match[2]]) if match else 0
+    if number == 0:
         raise ValueError(f"max_shard_size={size!r} is not a size; write a number of bytes, or for example '500MB'.")
-    return int(float(match[1]) * _UNITS[match[2]])
+    return number

@@ -2,25 +2,32 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import tee
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from xlmr_np import __version__
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-BAR_FROM = 32  # texts of known number from which a progress bar is worth its line
+BAR_AFTER = 1.0  # seconds of work from which a progress bar is worth its line
+
+HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")  # what a terminal may obey in place of showing it
+JOINERS = "\u200c\u200d"  # of category Cf, but part of the spelling in Persian, Hindi and others
+ZERO_WIDTH_CATEGORIES = ("Mn", "Me", "Cf")
 
 FILL_MASK_HELP = """\
-Says which words fit where a text says <mask>, the likeliest first.
+Says which words fit where a text says <mask>, the likeliest first, each with its probability.
 
 Texts are the arguments, or the lines of a file (--input), or the lines of standard input.
 
-  xlmr-np fill-mask --model FacebookAI/xlm-roberta-base "Bonjour, je suis un modèle <mask>."
+  xlmr-np fill-mask --model FacebookAI/xlm-roberta-base "Le chat dort sur la <mask>."
   xlmr-np fill-mask --model ./my-model --input lines.txt --json > answers.jsonl
 """
 
@@ -41,27 +48,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
     except (OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
-        print(f"xlmr-np: {_printable(_message(error))}", file=sys.stderr)
+        _complain(_message(error))
+        try:
+            sys.stdout.flush()
+        except OSError:  # a full disk, say
+            _drop_output()
         return EXIT_BAD_INPUT
     return 0
 
 
+def _drop_output() -> None:
+    """Send what standard output could not take nowhere, or the interpreter would try again at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _message(error: BaseException) -> str:
-    """What an exception says, on one line."""
+    """What an exception says."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return str(error) or type(error).__name__
+
+
+def _complain(message: str) -> None:
+    """Write one line to standard error."""
+    print(f"xlmr-np: {_printable(' '.join(message.split()))}", file=sys.stderr)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(_printable(message))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="xlmr-np", description="XLM-RoBERTa in NumPy and CuPy.")
+    parser = _Parser(prog="xlmr-np", description="XLM-RoBERTa in NumPy and CuPy.")
     parser.add_argument("--version", action="version", version=f"xlmr-np {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    source = argparse.ArgumentParser(add_help=False)
+    source = _Parser(add_help=False)
     source.add_argument("--revision", help="branch, tag or commit of a hub model")
     source.add_argument("--cache-dir", type=Path, help="hub cache to use in place of the usual one")
     source.add_argument("--offline", action="store_true", help="never ask the network")
@@ -81,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     fill_mask.add_argument("--truncate", action="store_true", help="cut texts that are too long for the model")
     fill_mask.add_argument("--json", action="store_true", help="print a JSON object a line")
     fill_mask.add_argument("--batch-size", type=int, default=8, help="texts run together (default: 8)")
-    fill_mask.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    fill_mask.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, cuda:N or N (default: cpu)")
     fill_mask.add_argument("--dtype", default="auto", help="element type of the weights (default: as stored)")
     fill_mask.set_defaults(run=_fill_mask)
 
@@ -98,40 +124,40 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _device(name: str) -> str | int:
+    """A device as the library takes it: GPUs by number, and -1 for the CPU."""
+    return int(name) if name.removeprefix("-").isdecimal() else name
+
+
 def _fill_mask(options: argparse.Namespace) -> None:
     texts, number = _texts(options)
+    is_typed = number is None and sys.stdin.isatty()
+    targets = None if options.targets is None else [word.strip() for word in options.targets.split(",")]
     from xlmr_np.pipelines import pipeline
 
-    fill_mask = pipeline(
-        "fill-mask",
-        options.model,
-        revision=options.revision,
-        cache_dir=options.cache_dir,
-        local_files_only=options.offline,
-        device=options.device,
-        dtype=options.dtype,
-        batch_size=options.batch_size,
-    )
-    tokenizer_kwargs: dict[str, Any] = {}
-    if options.truncate:
-        config = fill_mask.model.config
-        limit = config.max_position_embeddings - config.pad_token_id - 1
-        tokenizer_kwargs = {"truncation": True, "max_length": limit}
-    shown: list[str] = []  # the texts that are in the pipeline, in order; an answer takes the first
-
-    def remembered(texts: Iterable[str]) -> Iterator[str]:
-        for text in texts:
-            shown.append(text)
-            yield text
-
-    targets = options.targets.split(",") if options.targets else None
-    answers = fill_mask(remembered(texts), top_k=options.top_k, targets=targets, tokenizer_kwargs=tokenizer_kwargs)
-    for answer in _with_progress_bar(answers, number):
-        text = shown.pop(0)
+    with _warnings_on_one_line():
+        fill_mask = pipeline(
+            "fill-mask",
+            options.model,
+            revision=options.revision,
+            cache_dir=options.cache_dir,
+            local_files_only=options.offline,
+            device=options.device,
+            dtype=options.dtype,
+            top_k=options.top_k,
+            targets=targets,
+            batch_size=1 if is_typed else options.batch_size,  # each typed line is answered at once
+            tokenizer_kwargs={"truncation": options.truncate},
+        )
+    if is_typed:
+        print("Type texts with <mask>, one a line, and end with Ctrl-D.", file=sys.stderr)
+    asked, shown = tee(texts)
+    for answer, text in zip(_with_progress_bar(fill_mask(asked), number), shown, strict=True):
         if options.json:
-            print(json.dumps({"text": text, "predictions": answer}, ensure_ascii=False))
+            line = _printable(json.dumps({"text": text, "predictions": answer}, ensure_ascii=False))
         else:
-            print(_fill_mask_table(text, answer))
+            line = _fill_mask_table(text, answer)
+        print(line, flush=True)
 
 
 def _texts(options: argparse.Namespace) -> tuple[Iterable[str], int | None]:
@@ -141,34 +167,50 @@ def _texts(options: argparse.Namespace) -> tuple[Iterable[str], int | None]:
     if options.text:
         return options.text, len(options.text)
     if options.input and str(options.input) != "-":
-        lines = _lines(options.input.read_bytes().splitlines(), str(options.input))
-        texts = list(lines)
-        if not texts:
-            raise ValueError(f"{options.input} holds no text.")
+        with options.input.open("rb") as file:
+            texts = list(_lines(file, str(options.input)))
         return texts, len(texts)
-    if sys.stdin.isatty():
-        print("Type texts with <mask>, one a line, and end with Ctrl-D.", file=sys.stderr)
-    return _lines(sys.stdin.buffer, "standard input"), None
+    return _lines(sys.stdin.buffer, "Standard input"), None
 
 
 def _lines(lines: Iterable[bytes], source: str) -> Iterator[str]:
-    """The lines that are not blank, as text."""
+    """The lines that are not blank, as text; ValueError if there is none."""
+    is_empty = True
     for number, line in enumerate(lines, 1):
         try:
             text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
         except UnicodeDecodeError as error:
-            raise ValueError(f"Line {number} of {source} is not UTF-8 ({error.reason}); convert it first.") from error
+            raise ValueError(f"{source}, line {number}: not UTF-8 ({error.reason}); convert it first.") from error
         if text:
+            is_empty = False
             yield text
+    if is_empty:
+        raise ValueError(f"{source} holds no text; give a text with <mask> a line.")
 
 
 def _with_progress_bar(items: Iterable[Any], number: int | None) -> Iterable[Any]:
-    """The items, with a bar on a terminal's standard error while there are many of them to come."""
-    if not sys.stderr.isatty() or (number is not None and number < BAR_FROM):
+    """The items, with a bar on the terminal, unless that is where the answers appear."""
+    if not sys.stderr.isatty() or sys.stdout.isatty():
         return items
     from tqdm import tqdm
 
-    return tqdm(items, total=number, unit="text", file=sys.stderr, delay=1)
+    return tqdm(items, total=number, unit=" texts", delay=BAR_AFTER)
+
+
+@contextmanager
+def _warnings_on_one_line() -> Iterator[None]:
+    """Show what the block logs on one line of standard error each; if it fails, its error says all."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("xlmr_np")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+    for message in messages:
+        _complain(message)
 
 
 def _fill_mask_table(text: str, answer: list[Any]) -> str:
@@ -178,12 +220,13 @@ def _fill_mask_table(text: str, answer: list[Any]) -> str:
     for number, predictions in enumerate(answer if several else [answer], 1):
         if several:
             lines.append(f"  mask {number}")
-        words = [_printable(prediction["token_str"]) for prediction in predictions]
+        # A word start alone is a token too, and its text is empty.
+        words = [_printable(prediction["token_str"] or "▁") for prediction in predictions]
         width = max(map(_columns, words), default=0)
         for word, prediction in zip(words, predictions, strict=True):
             padding = " " * (width - _columns(word))
             sequence = "" if several else f"  {_printable(prediction['sequence'])}"
-            lines.append(f"  {prediction['score']:7.2%}  {word}{padding}{sequence}".rstrip())
+            lines.append(f"  {prediction['score']:<#9.4g}  {word}{padding}{sequence}".rstrip())
     return "\n".join(lines)
 
 
@@ -198,14 +241,14 @@ def _info(options: argparse.Namespace) -> None:
     if options.json:
         facts = {
             "model": options.model,
-            "config": config.to_dict(),
+            "config": json.loads(config.to_json_string(use_diff=False)),
             "parameters": description.parameters,
             "dtypes": description.dtypes,
             "files": description.files,
             "bytes_on_disk": on_disk,
             "bytes_in_memory": description.bytes_in_memory,
         }
-        print(json.dumps(facts, ensure_ascii=False, indent=2))
+        print(json.dumps(facts, indent=2))
         return
     limit = config.max_position_embeddings - (config.pad_token_id or 0) - 1
     architecture = ", ".join(config.architectures or ["not stated"])
@@ -234,18 +277,27 @@ def _megabytes(size: int) -> str:
 
 
 def _printable(text: str) -> str:
-    """The text with control characters shown as escapes, so that none of them reaches a terminal."""
-    return "".join(
-        character
-        if unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp") or character in "\u200c\u200d"
-        else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    """The text on one line, with escapes for what a terminal may obey and for what the output cannot encode.
+
+    The escapes are JSON's, so that a line of JSON means the same afterwards.
+    """
+    encoding = sys.stdout.encoding or "utf-8"
+
+    def is_shown(character: str) -> bool:
+        if unicodedata.category(character) in HIDDEN_CATEGORIES:
+            return character in JOINERS
+        return character.encode(encoding, "ignore") != b""
+
+    return "".join(character if is_shown(character) else json.dumps(character)[1:-1] for character in text)
 
 
 def _columns(text: str) -> int:
     """How many columns of a terminal the text takes."""
     return sum(
-        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        0
+        if unicodedata.category(character) in ZERO_WIDTH_CATEGORIES
+        else 2
+        if unicodedata.east_asian_width(character) in "WF"
+        else 1
         for character in text
     )

@@ -9,6 +9,7 @@ import copy
 import json
 import math
 import os
+import re
 import reprlib
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -56,6 +57,7 @@ _ALIASES = {
 }
 _DROPPED_KEYS = ("_commit_hash", "_attn_implementation_internal", "_experts_implementation_internal")
 _NOT_WRITTEN = ("_attn_implementation", "generation_parameters")  # of a run, not of the model
+_DEFAULT_LABEL = re.compile(r"LABEL_\d+")
 _BOOLEANS = dict.fromkeys(("true", "1", "y", "yes"), True) | dict.fromkeys(("false", "0", "n", "no"), False)
 _SPECIAL_FLOATS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -208,6 +210,11 @@ class XLMRobertaConfig(_CommonFields):
     def num_labels(self, number: int) -> None:
         if _checked("num_labels", number, Count) != self.num_labels:
             vars(self).update(_label_maps(num_labels=number))
+
+    @property
+    def max_sequence_length(self) -> int:
+        """The number of tokens that the position table serves: its rows up to `pad_token_id` serve none."""
+        return self.max_position_embeddings - (-1 if self.pad_token_id is None else self.pad_token_id) - 1
 
     def validate(self) -> None:
         """Checks every field, and what fields must satisfy together.
@@ -482,6 +489,8 @@ def _label_maps(id2label: Any = None, label2id: Any = None, num_labels: int | No
     """
     _checked("id2label", id2label, dict | None)
     _checked("label2id", label2id, dict | None)
+    if id2label and label2id and all(_DEFAULT_LABEL.fullmatch(str(name)) for name in label2id):
+        label2id = None  # old files keep the default names here beside a fine-tune's own in id2label
     if id2label is not None:
         labels = [(_label_id(index), _label_name(name)) for index, name in id2label.items()]
     elif label2id is not None:

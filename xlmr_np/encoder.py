@@ -1,7 +1,7 @@
 """The encoder: embeddings, then L layers. This is XLM-RoBERTa (Conneau et al. 2020, arXiv:1911.02116)."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Float, Int
 
@@ -55,7 +55,7 @@ def encoder_steps(
     ops: Ops,
     dropout: EncoderDropout | None = None,
     past: tuple[Past, ...] | None = None,
-) -> Iterator[tuple[Float[Array, "*batch D"], object]]:
+) -> Iterator[tuple[Float[Array, "*batch D"], Any]]:
     """Yield the hidden states and the cache of the embeddings, then of each layer from the first to the last.
 
     Args:

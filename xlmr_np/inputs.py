@@ -139,13 +139,15 @@ def visibility(
         for size, allowed in zip(mask.shape, ((1, batch), (1, num_heads), (length,), (length,)), strict=True)
     ):
         raise ValueError(
-            f"attention_mask has shape {tuple(mask.shape)}; for {batch} x {length} tokens and {num_heads} heads it must "
-            f"be ({batch}, {length}), ({batch}, {length}, {length}) or ({batch} or 1, {num_heads} or 1, {length}, {length})."
+            f"attention_mask has shape {tuple(mask.shape)}; for {batch} x {length} tokens and {num_heads} heads it "
+            f"must be ({batch}, {length}), ({batch}, {length}, {length}), or "
+            f"({batch} or 1, {num_heads} or 1, {length}, {length})."
         )
     if xp.isdtype(mask.dtype, "bool"):
         return everything, mask
     if xp.isdtype(mask.dtype, "real floating"):
-        is_visible, is_hidden = mask == 0, mask <= xp.finfo(mask.dtype).min
+        lowest = max(xp.finfo(mask.dtype).min, xp.finfo(xp.float32).min)  # a wide mask may hold a narrow type's lowest
+        is_visible, is_hidden = mask == 0, mask <= lowest
         if bool(xp.all(is_visible | is_hidden)):
             return everything, is_visible
     raise ValueError(
@@ -267,7 +269,7 @@ def _check_length(is_token: Bool[Array, "B T"], config: XLMRobertaConfig) -> Non
     xp = array_namespace(is_token)
     lengths = xp.sum(xp.astype(is_token, xp.int64), axis=1)
     row = int(xp.argmax(lengths))
-    limit = config.max_position_embeddings - config.pad_token_id - 1
+    limit = config.max_sequence_length
     if int(lengths[row]) > limit:
         raise ValueError(
             f"Sequence {row} has {int(lengths[row])} tokens, and this model takes at most {limit} "

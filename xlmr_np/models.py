@@ -78,6 +78,25 @@ class Encoded(NamedTuple):
     attentions: tuple[Array, ...] | None
 
 
+def check_supported(config: XLMRobertaConfig) -> None:
+    """Refuse a config that no model class here can run, before anything is read or allocated.
+
+    Raises:
+        ValueError: the activation is unknown, or the heads do not divide the width.
+        NotImplementedError: it describes a decoder.
+    """
+    if config.hidden_act not in ACTIVATIONS:
+        raise ValueError(
+            f"hidden_act={config.hidden_act!r} is not implemented; the activations are {', '.join(ACTIVATIONS)}."
+        )
+    if config.is_decoder:
+        raise NotImplementedError("The config says is_decoder=True; decoders are not supported yet, encoders are.")
+    if config.hidden_size % config.num_attention_heads:
+        raise ValueError(
+            f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}."
+        )
+
+
 class XLMRobertaPreTrainedModel:
     """What all model classes share: making, loading and saving parameters, and running the encoder.
 
@@ -111,6 +130,7 @@ class XLMRobertaPreTrainedModel:
             device: "cpu", "cuda", "cuda:1" or a number.
             **head_settings: of the class, if it has any.
         """
+        check_supported(config)
         generator = generator or np.random.default_rng()
         element_type = dtype_from_name(dtype)
         specification = self._specification(config, config.tie_word_embeddings, True, **head_settings)
@@ -127,16 +147,6 @@ class XLMRobertaPreTrainedModel:
         raise NotImplementedError
 
     def _assemble(self, config: XLMRobertaConfig, loaded: Loaded, device: str, attention: str | None) -> None:
-        if config.hidden_act not in ACTIVATIONS:
-            raise ValueError(
-                f"hidden_act={config.hidden_act!r} is not implemented; the activations are {', '.join(ACTIVATIONS)}."
-            )
-        if config.is_decoder:
-            raise NotImplementedError(f"{type(self).__name__} runs encoders only; this config says is_decoder=True.")
-        if config.hidden_size % config.num_attention_heads:
-            raise ValueError(
-                f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}."
-            )
         self.config = config
         self.load_report = loaded.report
         self._specified = loaded.specification

@@ -3,6 +3,7 @@
 import os
 from typing import Any
 
+from xlmr_np.arrays import resolve_device
 from xlmr_np.models import XLMRobertaForMaskedLM, XLMRobertaPreTrainedModel
 from xlmr_np.pipelines.fill_mask import FillMaskPipeline
 from xlmr_np.tokenizer import AutoTokenizer, XLMRobertaTokenizer
@@ -14,15 +15,16 @@ TASKS = {"fill-mask": (FillMaskPipeline, XLMRobertaForMaskedLM)}
 def pipeline(
     task: str | None = None,
     model: str | os.PathLike[str] | XLMRobertaPreTrainedModel | None = None,
+    config: Any = None,
     tokenizer: str | os.PathLike[str] | XLMRobertaTokenizer | None = None,
     *,
-    config: Any = None,
     revision: str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
     subfolder: str = "",
     dtype: Any = "auto",
+    torch_dtype: Any = None,
     device: Any = None,
     device_map: Any = None,
     model_kwargs: dict[str, Any] | None = None,
@@ -33,21 +35,24 @@ def pipeline(
     Args:
         task: "fill-mask".
         model: a directory, a hub id, or a loaded model.
-        tokenizer: likewise; None takes the model's own.
-        config: see `from_pretrained` of the model classes, as for all up to `device_map`.
+        config: see `from_pretrained` of the model classes, as for all up to `device_map` but `tokenizer`.
+        tokenizer: a directory, a hub id, or a loaded tokenizer; None takes the model's own.
         revision: see there.
         cache_dir: see there.
         token: see there.
         local_files_only: see there.
         subfolder: see there.
         dtype: see there.
+        torch_dtype: see there.
         device: "cpu", "cuda", "cuda:1", or a number, where -1 is the CPU.
         device_map: see there.
         model_kwargs: further arguments of `from_pretrained`.
         **settings: of the task, such as `top_k` and `batch_size` for fill-mask.
 
     Raises:
-        ValueError: the task is unknown, no model is given, or the checkpoint lacks the weights of the task's head.
+        ValueError: the task is unknown, no model is given, the checkpoint lacks the weights of the task's head, or
+            model and tokenizer do not belong together.
+        TypeError: model or tokenizer is none of the above, or a setting is unknown.
         OSError: model or tokenizer cannot be loaded.
     """
     if task not in TASKS:
@@ -65,19 +70,41 @@ def pipeline(
     if isinstance(model, XLMRobertaPreTrainedModel):
         if not isinstance(model, model_class):
             raise ValueError(f"The task {task!r} needs a {model_class.__name__}; got a {type(model).__name__}.")
-        loaded = model if device is None and device_map is None else model.to(device if device_map is None else device_map)
+        loaded = (
+            model if device is None and device_map is None else model.to(device if device_map is None else device_map)
+        )
         if tokenizer is None:
-            raise ValueError("With a loaded model, pass its tokenizer too: tokenizer= a tokenizer, directory or hub id.")
+            raise ValueError(
+                "With a loaded model, pass its tokenizer too: tokenizer= a tokenizer, directory or hub id."
+            )
     else:
+        _check_kind("model", model, XLMRobertaPreTrainedModel)
         loaded = model_class.from_pretrained(
-            model, config=config, dtype=dtype, device=device, device_map=device_map, **location, **(model_kwargs or {})
+            model,
+            config=config,
+            dtype=dtype,
+            torch_dtype=torch_dtype,
+            device=device,
+            device_map=device_map,
+            **location,
+            **(model_kwargs or {}),
         )
         tokenizer = model if tokenizer is None else tokenizer
-    if loaded.load_report.missing:
+    random_weights = [*loaded.load_report.missing, *(each.name for each in loaded.load_report.mismatched)]
+    if random_weights:
         raise ValueError(
-            f"The checkpoint lacks weights that {task} needs: {', '.join(loaded.load_report.missing)}. Its answers would "
-            "be noise; choose a checkpoint that was trained for this task."
+            f"The checkpoint lacks weights that {task} needs: {', '.join(random_weights)}. Its answers would be noise; "
+            "choose a checkpoint that was trained for this task."
         )
     if not isinstance(tokenizer, XLMRobertaTokenizer):
+        _check_kind("tokenizer", tokenizer, XLMRobertaTokenizer)
         tokenizer = AutoTokenizer.from_pretrained(tokenizer, **location)
     return pipeline_class(loaded, tokenizer, **settings)
+
+
+def _check_kind(name: str, value: Any, loaded_class: type) -> None:
+    """Refuse what is not a place to load from, such as another library's model."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(
+            f"{name} must be a directory, a hub id, or a loaded {loaded_class.__name__}; got a {type(value).__name__}."
+        )

@@ -1,0 +1,132 @@
+"""From process start to the first fill-mask answer, ours and transformers': `python -m tests.benchmarks.start_up`.
+
+Makes a checkpoint of XLM-R base's shape with random weights, runs each engine in a process of its own, in turn,
+with warm files, and prints wall time and peak memory of the whole process with the ratios of the medians.
+Needs the real vocabulary: XLMR_NP_TEST_DATA, or ../shared/data beside the project.
+"""
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+TEXT = "Bonjour, je suis un modèle <mask>."
+
+OURS = f"""
+import json, sys
+from xlmr_np import pipeline
+print(json.dumps([p["token"] for p in pipeline("fill-mask", model=sys.argv[1])({TEXT!r})]))
+"""
+# transformers by its shortest way, which is quicker than its pipeline
+THEIRS = f"""
+import json, sys, torch
+from transformers import XLMRobertaForMaskedLM, XLMRobertaTokenizer
+tokenizer = XLMRobertaTokenizer.from_pretrained(sys.argv[1])
+model = XLMRobertaForMaskedLM.from_pretrained(sys.argv[1])
+inputs = tokenizer({TEXT!r}, return_tensors="pt")
+with torch.no_grad():
+    logits = model(**inputs).logits
+mask = (inputs.input_ids == tokenizer.mask_token_id)[0]
+probabilities, tokens = logits[0, mask].softmax(-1).topk(5)
+print(json.dumps(tokens[0].tolist()))
+"""
+IMPORT = """
+import time
+start = time.perf_counter()
+import xlmr_np
+print(time.perf_counter() - start)
+"""
+OPEN = """
+import sys, time
+from xlmr_np import XLMRobertaForMaskedLM
+start = time.perf_counter()
+XLMRobertaForMaskedLM.from_pretrained(sys.argv[1])
+print(time.perf_counter() - start)
+"""
+
+
+class Run(NamedTuple):
+    """One process: its last line of output, wall seconds, and peak memory in bytes."""
+
+    output: str
+    seconds: float
+    peak: int
+
+
+def run(program: str, model: Path) -> Run:
+    """Run a Python program in a fresh process."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    start = time.perf_counter()
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(model)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
+    ) as process:
+        output = process.stdout.read().decode() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        raise RuntimeError(f"A benchmark process failed with status {process.returncode}.")
+    return Run(output.strip().splitlines()[-1], seconds, usage.ru_maxrss * 1024)
+
+
+def make_checkpoint(directory: Path, vocabulary: Path) -> None:
+    """A model of the base shape with random weights, with tokenizer files for us and for transformers."""
+    from tests.tokenizer.reference import reference_tokenizer
+    from xlmr_np import XLM_ROBERTA_BASE, XLMRobertaForMaskedLM
+
+    config = copy.deepcopy(XLM_ROBERTA_BASE)
+    XLMRobertaForMaskedLM(config, generator=np.random.default_rng(0)).save_pretrained(directory)
+    reference_tokenizer(vocabulary).save_pretrained(directory)
+    (directory / "sentencepiece.bpe.model").write_bytes(vocabulary.read_bytes())
+
+
+def median(values: list[float]) -> str:
+    """The median with its range."""
+    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def main() -> None:
+    """Measure and print a Markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    data = os.environ.get("XLMR_NP_TEST_DATA") or Path(__file__).resolve().parents[3] / "shared" / "data"
+    vocabulary = Path(data) / "xlmr-tokenizer" / "sentencepiece.bpe.model"
+    if not vocabulary.is_file():
+        sys.exit(f"{vocabulary} does not exist; set XLMR_NP_TEST_DATA to the folder that holds xlmr-tokenizer.")
+    with tempfile.TemporaryDirectory() as name:
+        model = Path(name)
+        make_checkpoint(model, vocabulary)
+        engines = {"xlmr-np": OURS, "transformers": THEIRS}
+        warm = {engine: run(program, model) for engine, program in engines.items()}
+        if len({tuple(json.loads(result.output)) for result in warm.values()}) != 1:
+            sys.exit(f"The engines' answers differ: {warm}")
+        results: dict[str, list[Run]] = {engine: [] for engine in engines}
+        for _ in range(options.rounds):
+            for engine, program in engines.items():
+                results[engine].append(run(program, model))
+        print(f"| {options.rounds} rounds in turn, median (range) | seconds | peak memory, GB |")
+        print("|---|---|---|")
+        for engine, runs in results.items():
+            print(f"| {engine} | {median([r.seconds for r in runs])} | {median([r.peak / 1e9 for r in runs])} |")
+        ours, theirs = results.values()
+        seconds, peak = (
+            statistics.median(getattr(r, what) for r in ours) / statistics.median(getattr(r, what) for r in theirs)
+            for what in ("seconds", "peak")
+        )
+        print(f"| ratio of the medians | {seconds:.2f} | {peak:.2f} |")
+        for what, program in (("`import xlmr_np`", IMPORT), ("opening the checkpoint (1.1 GB)", OPEN)):
+            print(f"| {what} | {median([float(run(program, model).output) for _ in range(options.rounds)])} | |")
+
+
+if __name__ == "__main__":
+    main()
