@@ -1,6 +1,8 @@
 """Run-time shape checks for the textbook, and what all tests share."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,24 @@ def real_vocabulary(shared_data: Path) -> Path:
 def small_vocabulary() -> Path:
     """The project's own vocabulary of a few hundred pieces."""
     return SMALL_VOCABULARY
+
+
+@pytest.fixture(scope="session")
+def base_checkpoint(tmp_path_factory: pytest.TempPathFactory, real_vocabulary: Path) -> Iterator[Path]:
+    """A checkpoint of XLM-R base's shape (1.1 GB), random weights saved by transformers, and the real vocabulary.
+
+    Tests that use it belong to the xdist group "base shape", so that it is made once.
+    """
+    import torch
+    import transformers
+
+    from xlmr_np.config import XLM_ROBERTA_BASE
+
+    directory = tmp_path_factory.mktemp("base")
+    XLM_ROBERTA_BASE.save_pretrained(directory)
+    torch.manual_seed(0)
+    config = transformers.XLMRobertaConfig.from_pretrained(directory)
+    transformers.XLMRobertaForMaskedLM(config).save_pretrained(directory)
+    shutil.copyfile(real_vocabulary, directory / "sentencepiece.bpe.model")
+    yield directory
+    shutil.rmtree(directory)  # pytest keeps what the last three runs wrote

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from .errors import CheckpointError
-
 Source = str | os.PathLike[str]
 
 
@@ -121,7 +119,7 @@ def find(
 
     Raises:
         OSError: the directory or repository does not exist, may not be read, or cannot be reached.
-        ValueError: the file or folder name, or the revision, leaves the model's directory.
+        ValueError: the file or folder name, or the revision, leaves the model's directory; or the token is none.
     """
     for part in (filename, subfolder, revision or ""):
         if PurePosixPath(part).is_absolute() or ".." in PurePosixPath(part).parts or "\\" in part or "\0" in part:
@@ -183,6 +181,8 @@ def _find_on_hub(
     from huggingface_hub import constants, errors
     from huggingface_hub.utils import validate_repo_id
 
+    if isinstance(token, str) and not (token.isascii() and token.isprintable()):
+        raise ValueError("The token holds a character that no token has, such as a line break; copy it again.")
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser()
     with _explained(repository, filename, revision):
         validate_repo_id(repository)
@@ -249,22 +249,23 @@ def _explained(repository: str, filename: str, revision: str | None) -> Iterator
             "or pass token=... or log in if it is private."
         ) from error
     except errors.RevisionNotFoundError as error:
-        raise FileNotFoundError(f"The hub model {repository!r} has no revision {revision!r}; check its name.") from error
-    except errors.HfHubHTTPError as error:
-        raise OSError(
-            f"The hub refused {filename} of {_at(repository, revision)}: {_one_line(error)}; check your token, or try "
-            "again later."
+        raise FileNotFoundError(
+            f"The hub model {repository!r} has no revision {revision!r}; check its name."
         ) from error
-    except (errors.HTTPError, errors.LocalEntryNotFoundError, ConnectionError) as error:
+    except errors.HfHubHTTPError as error:
+        reason = error.server_message or error.response.reason_phrase
+        raise OSError(
+            f"The hub refused {filename} of {_at(repository, revision)} ({error.response.status_code} {reason}); check "
+            "your token, or try again later."
+        ) from error
+    except (errors.HTTPError, errors.EntryNotFoundError, ConnectionError, RuntimeError) as error:
+        # RuntimeError is what hf_xet, which transfers large files, makes of a lost connection
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise OSError(
             f"{filename} of the hub model {_at(repository, revision)} is not in the cache, and the hub cannot be "
-            f"reached ({_one_line(error)}); check the connection, or give a directory."
+            f"reached ({reason}); check the connection, or give a directory."
         ) from error
 
 
 def _at(repository: str, revision: str | None) -> str:
     return repr(repository) if revision is None else f"{repository!r} at revision {revision!r}"
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -5,12 +5,22 @@ from typing import Any, NamedTuple
 
 from xlmr_np.config import XLMRobertaConfig
 
-from .checkpoint import find_weight_files, read_tensors
+from .checkpoint import find_weight_files, gather
 from .errors import CheckpointError
-from .files import Source, is_offline
+from .files import RemoteFile, Source
 from .loading import IGNORED_NAMES
-from .safetensors_format import STORED_TYPES
-from .specification import DECODER_BIAS, DECODER_WEIGHT, bare_name
+from .pickle_format import read_pickle_checkpoint
+from .safetensors_format import (
+    LENGTH_BYTES,
+    STORED_TYPES,
+    SafetensorsHeader,
+    header_length,
+    parse_header,
+    read_header,
+)
+from .specification import DECODER_BIAS, DECODER_WEIGHT, TIED_DECODER_BIAS, TOKEN_TABLE, bare_name
+
+FIRST_REQUEST_BYTES = 2**16  # the header of XLM-R large takes about 52,000
 
 
 class Description(NamedTuple):
@@ -40,29 +50,23 @@ class _Tensor(NamedTuple):
 def describe(source: Source, *, variant: str | None = None, **location: Any) -> Description:
     """Describe the checkpoint of a directory, of the hub's cache, or of the hub itself.
 
-    From the hub, config.json is downloaded and of the weights their headers only.
+    From the hub, config.json (and the index of shards) is downloaded, and of the weights their headers only.
 
     Raises:
-        OSError: there is no such checkpoint, or it is damaged.
+        OSError: there is no such checkpoint, it cannot be reached, or it is damaged.
     """
     config = XLMRobertaConfig.from_pretrained(source, **location)
-    try:
-        files = find_weight_files(source, variant=variant, **{**location, "local_files_only": True})
-    except OSError:
-        if location.get("local_files_only") or is_offline() or not _is_hub_id(source):
-            raise
-        sizes, tensors = _remote(str(source), location.get("revision"), location.get("token"))
-    else:
-        sizes = {path.name: path.stat().st_size for path in files.paths}
-        tensors = {
-            name: _Tensor(array.dtype.name, array.size, array.nbytes) for name, array in read_tensors(files).items()
-        }
-    tied = {DECODER_WEIGHT, DECODER_BIAS} if config.tie_word_embeddings else set()
-    weights = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if bare_name(name) not in IGNORED_NAMES and bare_name(name) not in tied
-    }
+    files = find_weight_files(source, variant=variant, **location)
+    # One tensor may stand there under two names: the decoder's bias always, the token table if it is tied.
+    second_names = {DECODER_BIAS: TIED_DECODER_BIAS}
+    if config.tie_word_embeddings:
+        second_names[DECODER_WEIGHT] = TOKEN_TABLE
+    weights: dict[str, _Tensor] = {}
+    read = _safetensors if files.format == "safetensors" else _pickled_tensors
+    for name, tensor in gather(files, read).items():
+        bare = bare_name(name)
+        if bare not in IGNORED_NAMES:
+            weights[second_names.get(bare, bare)] = tensor
     by_dtype: dict[str, int] = {}
     for tensor in weights.values():
         by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.size
@@ -70,44 +74,41 @@ def describe(source: Source, *, variant: str | None = None, **location: Any) -> 
         config=config,
         parameters=sum(by_dtype.values()),
         dtypes=tuple(sorted(by_dtype, key=lambda name: -by_dtype[name])),
-        files=sizes,
+        files={part.name: _size(part) for part in files.parts},
         bytes_in_memory=sum(tensor.nbytes for tensor in weights.values()),
     )
 
 
-def _is_hub_id(source: Source) -> bool:
-    return not Path(source).expanduser().is_dir()
+def _safetensors(part: Path | RemoteFile) -> dict[str, _Tensor]:
+    header = _remote_header(part) if isinstance(part, RemoteFile) else read_header(part)
+    tensors = {}
+    for name, tensor in header.tensors.items():
+        dtype, nbytes = STORED_TYPES[tensor.dtype], tensor.stop - tensor.start
+        tensors[name] = _Tensor(dtype.name, nbytes // dtype.itemsize, nbytes)
+    return tensors
 
 
-def _remote(
-    repository: str, revision: str | None, token: str | bool | None
-) -> tuple[dict[str, int], dict[str, _Tensor]]:
-    """File sizes and tensors of a hub repository, by requests for the headers of its safetensors."""
-    import huggingface_hub
-    from huggingface_hub import errors
-
-    try:
-        found = huggingface_hub.get_safetensors_metadata(repository, revision=revision, token=token)
-        sizes = {
-            name: huggingface_hub.get_hf_file_metadata(
-                huggingface_hub.hf_hub_url(repository, name, revision=revision), token=token
-            ).size
-            for name in sorted(found.files_metadata)
-        }
-        tensors = {
-            name: _Tensor(
-                STORED_TYPES[tensor.dtype].name,
-                tensor.parameter_count,
-                tensor.parameter_count * STORED_TYPES[tensor.dtype].itemsize,
-            )
-            for file in found.files_metadata.values()
-            for name, tensor in file.tensors.items()
-        }
-    except errors.NotASafetensorsRepoError as error:
+def _pickled_tensors(part: Path | RemoteFile) -> dict[str, _Tensor]:
+    if isinstance(part, RemoteFile):
         raise CheckpointError(
-            f"The hub model {repository!r} has no safetensors, and a pickle cannot be described from afar; "
-            "load the model once, so that it is in the cache."
-        ) from error
-    except (errors.HfHubHTTPError, errors.SafetensorsParsingError, KeyError) as error:
-        raise CheckpointError(f"The weights of the hub model {repository!r} cannot be described: {error}") from error
-    return {name: size or 0 for name, size in sizes.items()}, tensors
+            f"The hub model {part.repository!r} has {part.name} and no safetensors, and a pickle cannot be described "
+            "from afar; load the model once, so that it is in the cache."
+        )
+    arrays = read_pickle_checkpoint(part)
+    return {name: _Tensor(array.dtype.name, array.size, array.nbytes) for name, array in arrays.items()}
+
+
+def _remote_header(part: RemoteFile) -> SafetensorsHeader:
+    beginning = part.beginning(FIRST_REQUEST_BYTES)
+    length = LENGTH_BYTES + header_length(beginning, _size(part), part.url)
+    if length > len(beginning):
+        beginning = part.beginning(length)
+    return parse_header(beginning, _size(part), part.url)
+
+
+def _size(part: Path | RemoteFile) -> int:
+    """Of a whole file, in bytes."""
+    size = part.size if isinstance(part, RemoteFile) else part.stat().st_size
+    if size is None:
+        raise CheckpointError(f"The hub does not say how large {part.name} is; load the model once instead.")
+    return size

@@ -143,7 +143,7 @@ def load_parameters(
     if mismatched and not ignore_mismatched_sizes:
         name, in_checkpoint, in_model = mismatched[0]
         raise CheckpointError(
-            f"Tensors of another shape than the config asks for: {len(mismatched)}, first {name}: {in_checkpoint} in "
+            f"{len(mismatched)} tensor(s) of another shape than the config asks for, first {name}: {in_checkpoint} in "
             f"the checkpoint, {in_model} by the config. Correct the config, or pass ignore_mismatched_sizes=True to "
             "initialise them at random."
         )

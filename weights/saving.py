@@ -45,12 +45,6 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file in one step."""
-    with replacing(path) as beside:
-        beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-
-
 def save_tensors(directory: Path, tensors: Mapping[str, np.ndarray], max_shard_size: int | str = "50GB") -> list[Path]:
     """Write the tensors of a model, and remove weight files of an earlier save that no longer belong.
 

@@ -70,13 +70,10 @@ def pipeline(
     if isinstance(model, XLMRobertaPreTrainedModel):
         if not isinstance(model, model_class):
             raise ValueError(f"The task {task!r} needs a {model_class.__name__}; got a {type(model).__name__}.")
-        loaded = (
-            model if device is None and device_map is None else model.to(device if device_map is None else device_map)
-        )
         if tokenizer is None:
-            raise ValueError(
-                "With a loaded model, pass its tokenizer too: tokenizer= a tokenizer, directory or hub id."
-            )
+            raise ValueError("With a loaded model, pass its tokenizer too: tokenizer= one, a directory or a hub id.")
+        moves = device is not None or device_map is not None
+        loaded = model.to(resolve_device(device, device_map)) if moves else model
     else:
         _check_kind("model", model, XLMRobertaPreTrainedModel)
         loaded = model_class.from_pretrained(

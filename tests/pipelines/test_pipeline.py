@@ -1,0 +1,196 @@
+"""Making pipelines: what is loaded, and what is refused."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import xlmr_np
+from tests.pipelines.conftest import Pair
+from tests.pipelines.saved_models import save_fill_mask_model
+from tests.reference_models import save_reference
+from xlmr_np import AutoModelForMaskedLM, AutoTokenizer, XLMRobertaConfig, XLMRobertaModel, pipeline
+
+TEXT = "Bonjour, je suis un petit modèle de <mask>."
+
+
+def tokens(answer: list[dict[str, Any]]) -> list[int]:
+    return [prediction["token"] for prediction in answer]
+
+
+# --- what is loaded ---
+
+
+def test_the_example_of_the_reference(small: Pair) -> None:
+    fill_mask = xlmr_np.pipeline(task="fill-mask", model=small.directory, dtype=np.float16, device=-1)
+    assert fill_mask.model.dtype == np.float16
+    assert tokens(fill_mask(TEXT))[0] == tokens(small.ours(TEXT))[0]
+
+
+def test_the_example_in_steps(small: Pair) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(small.directory)
+    model = AutoModelForMaskedLM.from_pretrained(
+        small.directory, dtype="float32", device_map="auto", attn_implementation="sdpa"
+    )
+    inputs = tokenizer(TEXT, return_tensors="np").to(model.device)
+    predictions = model(**inputs).logits
+    masked_index = np.where(inputs["input_ids"] == tokenizer.mask_token_id)[1]
+    predicted_token_id = predictions[0, masked_index].argmax(axis=-1)
+    best = small.ours(TEXT)[0]
+    assert predicted_token_id.tolist() == [best["token"]]
+    assert tokenizer.decode(predicted_token_id) == best["token_str"]
+
+
+@pytest.mark.parametrize("as_path", [str, Path])
+def test_a_tokenizer_from_elsewhere(exact: Pair, small_vocabulary: Path, tmp_path: Path, as_path: type) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(exact.directory / name, tmp_path / name)
+    with pytest.raises(OSError, match="has no vocabulary"):
+        pipeline("fill-mask", tmp_path)
+    for tokenizer in (as_path(exact.directory), AutoTokenizer.from_pretrained(exact.directory)):
+        assert pipeline("fill-mask", as_path(tmp_path), tokenizer=tokenizer)(TEXT) == exact.ours(TEXT)
+
+
+def test_a_loaded_model(exact: Pair) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(exact.directory)
+    assert pipeline("fill-mask", model, tokenizer=exact.directory, device="cpu")(TEXT) == exact.ours(TEXT)
+    with pytest.raises(ValueError, match="With a loaded model, pass its tokenizer too"):
+        pipeline("fill-mask", model)
+
+
+def test_the_third_argument_is_the_config_as_in_the_reference(exact: Pair) -> None:
+    config = XLMRobertaConfig.from_pretrained(exact.directory, hidden_act="relu")
+    fill_mask = pipeline("fill-mask", exact.directory, config, exact.directory)
+    assert fill_mask.model.config.hidden_act == "relu"
+    assert fill_mask(TEXT) != exact.ours(TEXT)
+
+
+def test_settings_reach_the_task_and_the_model(exact: Pair) -> None:
+    fill_mask = pipeline(
+        "fill-mask",
+        exact.directory,
+        torch_dtype="float32",
+        model_kwargs={"attn_implementation": "eager"},
+        top_k=2,
+        batch_size=3,
+    )
+    assert (fill_mask.model.dtype, fill_mask.model.attn_implementation) == (np.float32, "eager")
+    assert fill_mask.batch_size == 3
+    assert tokens(fill_mask(TEXT)) == tokens(exact.ours(TEXT, top_k=2))
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_the_layout_of_attention_does_not_matter(exact: Pair, attention: str) -> None:
+    fill_mask = pipeline("fill-mask", exact.directory, model_kwargs={"attn_implementation": attention})
+    answers = fill_mask([TEXT, "<mask>", "the <mask> and the <mask>"])
+    for ours, theirs in zip(answers[:2], exact.theirs([TEXT, "<mask>"]), strict=True):
+        assert tokens(ours) == tokens(theirs)
+        assert [each["score"] for each in ours] == pytest.approx([each["score"] for each in theirs], rel=1e-10)
+
+
+def test_an_untied_decoder(tmp_path: Path, small_vocabulary: Path) -> None:
+    model = save_fill_mask_model(tmp_path, small_vocabulary, torch.float64, tie_word_embeddings=False)
+    with torch.no_grad():
+        ids = torch.asarray([AutoTokenizer.from_pretrained(tmp_path)(TEXT)["input_ids"]])
+        theirs = model(ids).logits[0, (ids[0] == 481).nonzero()[0, 0]].softmax(-1).topk(5)
+    answer = pipeline("fill-mask", tmp_path)(TEXT)
+    assert tokens(answer) == theirs.indices.tolist()
+    assert [each["score"] for each in answer] == pytest.approx(theirs.values.tolist(), rel=1e-10)
+
+
+# --- what is refused ---
+
+
+@pytest.mark.parametrize("task", [None, "", "fill_mask", "question-answering"])
+def test_unknown_task(task: Any) -> None:
+    with pytest.raises(ValueError, match=f"The task {task!r} is not known; the tasks are fill-mask"):
+        pipeline(task, "anything")
+
+
+def test_no_model() -> None:
+    with pytest.raises(ValueError, match="'fill-mask' needs a model: pass model= a directory or a hub id"):
+        pipeline("fill-mask")
+
+
+def test_a_model_of_another_class(exact: Pair) -> None:
+    with pytest.raises(ValueError, match="needs a XLMRobertaForMaskedLM; got a XLMRobertaModel"):
+        pipeline("fill-mask", XLMRobertaModel.from_pretrained(exact.directory), tokenizer=exact.directory)
+
+
+def test_objects_of_another_library(exact: Pair) -> None:
+    with pytest.raises(TypeError, match="or a loaded XLMRobertaPreTrainedModel; got a XLMRobertaForMaskedLM"):
+        pipeline("fill-mask", exact.theirs.model, tokenizer=exact.directory)
+    with pytest.raises(TypeError, match="or a loaded XLMRobertaTokenizer; got a XLMRobertaTokenizer"):
+        pipeline("fill-mask", exact.directory, tokenizer=exact.theirs.tokenizer)
+
+
+def test_torch_types(exact: Pair) -> None:
+    for name in ("dtype", "torch_dtype"):
+        with pytest.raises(TypeError, match="write dtype='float16'"):
+            pipeline("fill-mask", exact.directory, **{name: torch.float16})
+
+
+def test_a_checkpoint_without_a_head(tmp_path: Path, small_vocabulary: Path) -> None:
+    save_reference(tmp_path, "XLMRobertaModel", vocab_size=482)
+    shutil.copy(small_vocabulary, tmp_path / "sentencepiece.bpe.model")
+    with pytest.raises(ValueError, match=r"lacks weights that fill-mask needs: lm_head\.[^;]*noise; choose") as caught:
+        pipeline("fill-mask", tmp_path)
+    for name in ("lm_head.bias", "lm_head.dense.weight", "lm_head.layer_norm.weight"):
+        assert name in str(caught.value)
+
+
+def test_a_checkpoint_with_half_a_head(exact: Pair, tmp_path: Path) -> None:
+    model = AutoModelForMaskedLM.from_pretrained(exact.directory)
+    model.config.vocab_size = 490
+    model.config.save_pretrained(tmp_path)
+    for name in ("model.safetensors", "sentencepiece.bpe.model"):
+        shutil.copy(exact.directory / name, tmp_path / name)
+    with pytest.raises(OSError, match="another shape than the config asks for"):
+        pipeline("fill-mask", tmp_path)
+    with pytest.raises(ValueError, match=r"lacks weights that fill-mask needs: .*lm_head\.bias"):
+        pipeline("fill-mask", tmp_path, model_kwargs={"ignore_mismatched_sizes": True})
+
+
+@pytest.mark.parametrize("model", ["./no-such-directory", "/no-such-directory"])
+def test_no_such_directory(model: str) -> None:
+    with pytest.raises(OSError, match=r"There is no directory .*no-such-directory"):
+        pipeline("fill-mask", model)
+
+
+def test_an_unknown_setting(exact: Pair) -> None:
+    with pytest.raises(TypeError, match="temperature"):
+        pipeline("fill-mask", exact.directory, temperature=0.5)
+
+
+def test_a_tokenizer_of_another_model(exact: Pair, tmp_path: Path) -> None:
+    shutil.copytree(exact.directory, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CamembertTokenizer"}))
+    with pytest.raises(OSError, match="'CamembertTokenizer', whose ids are not XLM-R's"):
+        pipeline("fill-mask", tmp_path)
+
+
+def test_strange_tensors_are_reported_and_harmless(
+    exact: Pair, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(exact.directory, tmp_path, dirs_exist_ok=True)
+    tensors = load_file(exact.directory / "model.safetensors")
+    save_file({**tensors, "adapter.weight": np.ones(2)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with caplog.at_level(logging.WARNING, "xlmr_np"):
+        assert pipeline("fill-mask", tmp_path)(TEXT) == exact.ours(TEXT)
+    assert "adapter.weight" in caplog.text
+
+
+def test_the_reference_loads_what_it_compares_with(exact: Pair) -> None:
+    """The parity tests would prove nothing if both sides had drifted from what is saved."""
+    again = transformers.XLMRobertaForMaskedLM.from_pretrained(exact.directory, dtype=torch.float64)
+    ours = AutoModelForMaskedLM.from_pretrained(exact.directory).state_dict()
+    for name, parameter in again.state_dict().items():
+        assert np.array_equal(ours[name], parameter.numpy())
