@@ -23,7 +23,7 @@ from .specification import (
 
 # Buffers that old checkpoints carry; the model computes them.
 IGNORED_NAMES = ("embeddings.position_ids", "embeddings.token_type_ids")
-DECODER_BIASES = (DECODER_BIAS, TIED_DECODER_BIAS)  # the one that wins comes first
+DECODER_BIASES = (DECODER_BIAS, TIED_DECODER_BIAS)
 FLOATING_TYPES = ("float64", "float32", "float16", "bfloat16")
 COMPARED_ROWS = 16384  # rows compared at a time when two tables may be one
 
@@ -195,10 +195,9 @@ def _share_decoder(bare: dict[str, np.ndarray], is_tied: bool) -> None:
         for name, other in ((DECODER_WEIGHT, TOKEN_TABLE), (TOKEN_TABLE, DECODER_WEIGHT)):
             if name in bare:
                 bare.setdefault(other, bare[name])
-    for name in DECODER_BIASES:
-        if name in bare:
-            bare.update(dict.fromkeys(DECODER_BIASES, bare[name]))
-            break
+    bias = bare.get(DECODER_BIAS, bare.get(TIED_DECODER_BIAS))
+    if bias is not None:
+        bare[DECODER_BIAS] = bare[TIED_DECODER_BIAS] = bias
 
 
 def _are_equal(first: np.ndarray, second: np.ndarray) -> bool:

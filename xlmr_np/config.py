@@ -270,9 +270,9 @@ class XLMRobertaConfig(_CommonFields):
             OSError: there is no such source, it has no config.json, or that holds no JSON object.
         """
         from xlmr_np.weights.errors import CheckpointError
-        from xlmr_np.weights.files import locate
+        from xlmr_np.weights.files import local_path, locate
 
-        path = Path(source).expanduser()
+        path = local_path(source)
         if path.is_file():
             return _read_json(path), unused
         found = locate(

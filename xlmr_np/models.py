@@ -231,6 +231,7 @@ class XLMRobertaPreTrainedModel:
                 f"from_pretrained() got {', '.join(unknown)}: neither an argument nor a field that config.json may "
                 "change; correct the name, or set it in the config that is passed."
             )
+        check_supported(config)
         tensors = read_tensors(find_weight_files(source, variant=variant, use_safetensors=use_safetensors, **location))
         loaded = load_parameters(
             tensors,
@@ -325,12 +326,14 @@ class XLMRobertaPreTrainedModel:
         path = Path(directory)
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"{path} is a file; give a directory to save into.")
-        path.mkdir(parents=True, exist_ok=True)
-        tensors = {name: to_numpy(array) for name, array in self._saved().items()}
-        save_tensors(path, tensors, max_shard_size)
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
         config.dtype = self.dtype.name
+        config.validate()
+        config.to_json_string()  # fails here, before anything is written, if it is no JSON
+        path.mkdir(parents=True, exist_ok=True)
+        tensors = {name: to_numpy(array) for name, array in self._saved().items()}
+        save_tensors(path, tensors, max_shard_size)
         config.save_pretrained(path)
 
     def _saved(self) -> dict[str, Array]:

@@ -7,7 +7,14 @@ Tree = Any
 
 
 def map_leaves(function: Callable[..., Any], tree: Tree, *others: Tree) -> Tree:
-    """A tree of the same structure whose leaves are `function(leaf, *leaves of the others)`."""
+    """A tree of the same structure whose leaves are `function(leaf, *leaves of the others)`.
+
+    Raises:
+        ValueError: one of the others has another structure.
+    """
+    for other in others:
+        if _branching(other) != _branching(tree):
+            raise ValueError(f"Two trees differ in structure: {_branching(tree)} and {_branching(other)} at one place.")
     if tree is None:
         return None
     if isinstance(tree, tuple):
@@ -23,3 +30,10 @@ def leaves(tree: Tree) -> Iterator[Any]:
             yield from leaves(branch)
     elif tree is not None:
         yield tree
+
+
+def _branching(tree: Tree) -> str:
+    """How a tree goes on from here."""
+    if isinstance(tree, tuple):
+        return f"{type(tree).__name__} of {len(tree)}"
+    return "nothing" if tree is None else "a leaf"

@@ -1,5 +1,6 @@
 """Our pipeline and transformers' own, on the same weights and the same vocabulary."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +21,15 @@ class Pair(NamedTuple):
     theirs: transformers.Pipeline
     directory: Path
     tolerance: float
+
+
+@pytest.fixture(scope="package", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small gain nothing from torch's threads, which spin while they wait for each other."""
+    number = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(number)
 
 
 def make_pair(directory: Path, vocabulary: Path, dtype: torch.dtype, tolerance: float) -> Pair:

@@ -151,6 +151,15 @@ def test_tied_weights_mean_what_they_mean_to_the_reference(
     check_round_trip(ours, tmp_path / "again")
 
 
+@pytest.mark.parametrize("says_tied", [True, False])
+def test_a_model_without_either_table_is_refused(
+    saved: dict[str, Path], write: Callable[..., Path], says_tied: bool
+) -> None:
+    state = WEIGHTS["decoder only"](WEIGHTS["embedding only"](state_of(saved["untied"])))
+    with pytest.raises(CheckpointError, match=rf"lacks 1 of the encoder's tensors \({TOKEN_TABLE}\)"):
+        XLMRobertaForMaskedLM.from_pretrained(write(state, tie_word_embeddings=says_tied))
+
+
 @pytest.mark.parametrize("biases", BIASES)
 def test_an_untied_model_without_embeddings_is_refused(
     checkpoint: Callable[[str, str, bool], Path], biases: str
