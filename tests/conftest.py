@@ -9,10 +9,11 @@ import pytest
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# Every annotated array of the layers, heads, losses, ops and the encoder is checked on every call of the suite.
-# This must come before anything imports them.
+# Every annotated array of these modules is checked on every call of the suite. This must come before anything imports
+# them.
 install_import_hook(
-    ["xlmr_np.layers", "xlmr_np.heads", "xlmr_np.losses", "xlmr_np.ops", "xlmr_np.encoder"], "beartype.beartype"
+    ["xlmr_np.layers", "xlmr_np.heads", "xlmr_np.losses", "xlmr_np.ops", "xlmr_np.encoder", "xlmr_np.inputs"],
+    "beartype.beartype",
 )
 
 settings.register_profile("suite", deadline=None, derandomize=True)

@@ -1,7 +1,7 @@
 """The array libraries on which every textbook function must run, and trees of random arrays for them."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 import array_api_strict
 import numpy as np
@@ -53,9 +53,10 @@ def check_record(record: Any) -> None:
     hints = get_type_hints(type(record))
 
     arrays = {
-        name: hint
+        name: member
         for name, hint in hints.items()
-        if isinstance(hint, type) and issubclass(hint, AbstractArray) and getattr(record, name) is not None
+        for member in (get_args(hint) or (hint,))  # of a union, the array
+        if isinstance(member, type) and issubclass(member, AbstractArray) and hasattr(getattr(record, name), "shape")
     }
     namespace: dict[str, Any] = {}
     exec(f"def fields({', '.join(arrays)}): pass", namespace)  # one function, so that its arguments share their axes

@@ -359,10 +359,6 @@ def test_fields_that_depend_on_each_other_can_be_changed_one_after_the_other(tmp
     assert XLMRobertaConfig.from_pretrained(tmp_path / "new").hidden_size == 40
 
 
-def test_a_width_that_is_no_product_needs_an_embedding_size() -> None:
-    assert XLMRobertaConfig(hidden_size=16, num_attention_heads=3, embedding_size=8).embedding_size == 8
-
-
 def test_validate_sees_what_was_put_into_a_list_or_a_map() -> None:
     config = XLMRobertaConfig(eos_token_id=[2], id2label={0: "a"})
     config.validate()

@@ -48,6 +48,8 @@ def test_the_first_answer_fits_in_memory(base_checkpoint: Path) -> None:
 
 
 def test_an_encoder_alone_leaves_the_vocabulary_on_disk(base_checkpoint: Path) -> None:
-    program = "import sys; from xlmr_np import AutoModel; AutoModel.from_pretrained(sys.argv[1])([[0, 5, 6, 2]]); print()"
+    program = (
+        "import sys; from xlmr_np import AutoModel; AutoModel.from_pretrained(sys.argv[1])([[0, 5, 6, 2]]); print()"
+    )
     peak = run(program, base_checkpoint).peak
     assert peak < 0.55e9  # 340 MB of layers, and the libraries; the table of 768 MB is not read

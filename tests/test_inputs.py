@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from xlmr_np.arrays import dtype_from_name
 from xlmr_np.config import XLMRobertaConfig
 from xlmr_np.inputs import (
     check_labels,
@@ -91,9 +93,20 @@ def test_given_positions_and_token_types_are_used() -> None:
 def test_masks_that_say_who_sees_whom(mask: np.ndarray) -> None:
     inputs = prepare_inputs(CONFIG, IDS, mask)
     assert isinstance(inputs.mask, PaddedMask)
-    assert inputs.is_real.all()
+    np.testing.assert_array_equal(inputs.is_real, IDS != 1)  # such a mask says who sees whom, not what is real
     visible = np.broadcast_to(inputs.mask.is_visible, (2, 2, 4, 4))
     np.testing.assert_array_equal(visible, np.broadcast_to(np.tril(np.ones((4, 4), bool)), (2, 2, 4, 4)))
+
+
+def test_bfloat16_masks() -> None:
+    mask = np.where(np.tril(np.ones((2, 1, 4, 4))) == 1, 0.0, -np.inf).astype(dtype_from_name("bfloat16"))
+    np.testing.assert_array_equal(prepare_inputs(CONFIG, IDS, mask).mask.is_visible, mask == 0)
+
+
+def test_arrays_of_other_libraries_are_taken() -> None:
+    ours, mixed = prepare_inputs(CONFIG, IDS, IDS != 1), prepare_inputs(CONFIG, torch.asarray(IDS), IDS != 1)
+    np.testing.assert_array_equal(mixed.ids, ours.ids)
+    np.testing.assert_array_equal(prepare_inputs(CONFIG, IDS, torch.asarray(IDS != 1)).is_real, ours.is_real)
 
 
 def test_the_padded_layout_on_request() -> None:
@@ -128,6 +141,12 @@ BAD = {
     "too large": ({"input_ids": [[5, 20]]}, ValueError, r"input_ids\[0, 1\] is 20; .*vocab_size of 20 allows 0 to 19"),
     "negative": ({"input_ids": [[-1, 5]]}, ValueError, r"input_ids\[0, 0\] is -1"),
     "floats": ({"input_ids": [[1.0]]}, TypeError, "input_ids must be an array of integers; it holds float64"),
+    "ragged": ({"input_ids": [[5, 6], [5]]}, ValueError, "input_ids has rows of different lengths; .*padding=True"),
+    "nothing": ({"input_ids": []}, ValueError, r"none of them empty; its shape is \(0,\)"),
+    "huge": ({"input_ids": np.array([[2**63 + 5]], np.uint64)}, ValueError, "is 9223372036854775813"),
+    "mask text": ({"input_ids": [[5]], "attention_mask": [["0"]]}, ValueError, "must hold booleans or numbers"),
+    "mask NaN": ({"input_ids": [[5]], "attention_mask": [[np.nan]]}, ValueError, "or holds NaN"),
+    "mask None": ({"input_ids": [[5]], "attention_mask": [[None]]}, ValueError, "must hold booleans or numbers"),
     "flat": ({"input_ids": [5, 6]}, ValueError, r"input_ids must have the axes \[batch, tokens\].*shape is \(2,\)"),
     "no batch": ({"input_ids": np.zeros((0, 3), int)}, ValueError, r"none of them empty; its shape is \(0, 3\)"),
     "no tokens": ({"input_ids": np.zeros((2, 0), int)}, ValueError, r"none of them empty; its shape is \(2, 0\)"),

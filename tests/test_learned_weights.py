@@ -26,7 +26,7 @@ def bert_directory() -> Path:
 def model(bert_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> XLMRobertaModel:
     """BERT's tensors as an XLM-R checkpoint: positions start two rows later, and there is one token type."""
     directory = tmp_path_factory.mktemp("minilm")
-    tensors = {name: tensor for name, tensor in read_safetensors(bert_directory / "model.safetensors").items()}
+    tensors = read_safetensors(bert_directory / "model.safetensors")
     positions = tensors["embeddings.position_embeddings.weight"]
     tensors["embeddings.position_embeddings.weight"] = np.concatenate([np.zeros_like(positions[:2]), positions])
     tensors["embeddings.token_type_embeddings.weight"] = tensors["embeddings.token_type_embeddings.weight"][:1]

@@ -98,7 +98,7 @@ def test_predict_is_the_top_of_the_logits(tmp_path: Path) -> None:
     among = model.predict(ids, where=where, k=2, targets=targets)
     np.testing.assert_array_equal(among.ids, np.array(targets)[np.argsort(-logits[:, targets], axis=1)[:, :2]])
     np.testing.assert_allclose(among.log_sum_exp, top.log_sum_exp)
-    for k, chosen in ((0, None), (62, None), (4, targets)):
+    for k, chosen in ((0, None), (62, None), (4, targets), (2, [7, 7]), (1.5, None)):
         with pytest.raises(ValueError, match=f"{k} tokens were asked for"):
             model.predict(ids, where=where, k=k, targets=chosen)
 
@@ -229,8 +229,10 @@ def test_hidden_states_on_request(model: XLMRobertaModel) -> None:
     assert some[1] is None
     one = model(ids, output_hidden_states=1).hidden_states
     assert [state is None for state in one] == [True, False, True]
-    with pytest.raises(ValueError, match="asks for 3, but there are 3 hidden states"):
-        model(ids, output_hidden_states=3)
+    for wrong in (3, "all", [0, -4]):
+        with pytest.raises(ValueError, match=r"asks for .*; they are 0 to 2"):
+            model(ids, output_hidden_states=wrong)
+    assert model(ids, output_hidden_states=np.True_).hidden_states is not None
 
 
 def test_outputs_follow_the_config_unless_a_call_says_otherwise(model_directory: Path) -> None:
@@ -293,6 +295,9 @@ BAD_ARGUMENTS = {
     "torch dtype": ({"torch_dtype": torch.bfloat16}, TypeError, "write dtype='bfloat16'"),
     "device": ({"device": "tpu"}, ValueError, "device 'tpu' is not known"),
     "quantisation": ({"quantization_config": {}}, NotImplementedError, "quantization_config is not supported yet"),
+    "cross-attention": ({"add_cross_attention": True}, NotImplementedError, "add_cross_attention=True; decoders are"),
+    "encoder-decoder": ({"is_encoder_decoder": True}, NotImplementedError, "is_encoder_decoder=True; decoders are"),
+    "a dict for a config": ({"config": {"hidden_size": 3}}, TypeError, "config must be an XLMRobertaConfig or where"),
     "decoder": ({"is_decoder": True}, NotImplementedError, "is_decoder=True; decoders are not supported yet"),
     "activation": ({"hidden_act": "mish"}, ValueError, "hidden_act='mish' is not implemented; the activations are"),
     "heads": ({"num_attention_heads": 5}, ValueError, "hidden_size 24 .*num_attention_heads 5"),
@@ -310,6 +315,63 @@ def test_bad_arguments_of_from_pretrained_are_named(model_directory: Path, name:
     arguments, error, message = BAD_ARGUMENTS[name]
     with pytest.raises(error, match=message):
         XLMRobertaModel.from_pretrained(model_directory, **arguments)
+
+
+def test_arguments_that_change_nothing_are_let_through(model_directory: Path, tmp_path: Path) -> None:
+    model = AutoModel.from_pretrained(
+        model_directory, trust_remote_code=True, low_cpu_mem_usage=True, torch_dtype="auto"
+    )
+    model.save_pretrained(tmp_path, safe_serialization=True)
+    with pytest.raises(ValueError, match="only safetensors are written"):
+        model.save_pretrained(tmp_path, safe_serialization=False)
+
+
+def test_dtype_goes_before_its_former_name(model_directory: Path) -> None:
+    load = XLMRobertaModel.from_pretrained
+    assert load(model_directory, dtype="float32", torch_dtype="float16").dtype == np.float32
+    assert load(model_directory, torch_dtype="float16").dtype == np.float16
+
+
+def test_every_attention_name_of_the_reference_is_known(model_directory: Path) -> None:
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    names = [name for name in ALL_ATTENTION_FUNCTIONS.valid_keys() if not name.startswith("paged|")]
+    model = XLMRobertaModel.from_pretrained(model_directory)
+    expected = model(random_ids([4, 2])).last_hidden_state
+    for name in ["eager", *names, "paged|eager", "paged|sdpa"]:
+        model.set_attn_implementation(name)
+        np.testing.assert_allclose(model(random_ids([4, 2])).last_hidden_state, expected, atol=1e-12)
+    with pytest.raises(ValueError, match="is not one of"):
+        model.set_attn_implementation(["eager"])
+
+
+def test_a_quantised_checkpoint_is_refused(model_directory: Path) -> None:
+    config = XLMRobertaConfig.from_pretrained(model_directory)
+    config.quantization_config = {"load_in_4bit": True}
+    with pytest.raises(NotImplementedError, match="quantization_config is not supported yet"):
+        XLMRobertaModel.from_pretrained(model_directory, config=config)
+    with pytest.raises(TypeError, match="A model is made from an XLMRobertaConfig, not from 'FacebookAI"):
+        XLMRobertaModel("FacebookAI/xlm-roberta-base")
+
+
+def test_a_model_keeps_its_own_config() -> None:
+    config = XLMRobertaConfig(**TINY)
+    model = XLMRobertaModel(config)
+    config.num_attention_heads = 1
+    assert model.config.num_attention_heads == TINY["num_attention_heads"]
+
+
+def test_embeddings_are_computed_in_the_models_type(model_directory: Path) -> None:
+    model = XLMRobertaModel.from_pretrained(model_directory, dtype="float32")
+    assert model(inputs_embeds=np.zeros((1, 2, 24))).last_hidden_state.dtype == np.float32
+
+
+def test_predict_refuses_targets_that_are_no_tokens(tmp_path: Path) -> None:
+    save_reference(tmp_path, "XLMRobertaForMaskedLM")
+    model = XLMRobertaForMaskedLM.from_pretrained(tmp_path)
+    for target in (-1, 61, "a", 1.0):
+        with pytest.raises(ValueError, match="is not a token id; they go from 0 to 60"):
+            model.predict([[5, 6]], where=[[True, False]], k=1, targets=[target])
 
 
 def test_encoders_take_no_decoder_inputs(model: XLMRobertaModel) -> None:

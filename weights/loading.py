@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xlmr_np import trees
+from xlmr_np.arrays import DTYPE_NAMES
 
 from .errors import CheckpointError
 from .initialization import check_size, initial_array
@@ -24,7 +25,6 @@ from .specification import (
 # Buffers that old checkpoints carry; the model computes them.
 IGNORED_NAMES = ("embeddings.position_ids", "embeddings.token_type_ids")
 DECODER_BIASES = (DECODER_BIAS, TIED_DECODER_BIAS)
-FLOATING_TYPES = ("float64", "float32", "float16", "bfloat16")
 COMPARED_ROWS = 16384  # rows compared at a time when two tables may be one
 
 
@@ -148,10 +148,10 @@ def load_parameters(
             "initialise them at random."
         )
     for name, array in found.items():
-        if array.dtype.name not in FLOATING_TYPES:
+        if array.dtype.name not in DTYPE_NAMES:
             raise CheckpointError(
                 f"{official_name(name, has_head)} is stored as {array.dtype}; weights can be loaded from "
-                f"{', '.join(FLOATING_TYPES)} only: convert the checkpoint with the program that made it."
+                f"{', '.join(DTYPE_NAMES)} only: convert the checkpoint with the program that made it."
             )
 
     new_dtype = dtype or next((array.dtype for array in found.values()), np.dtype(np.float32))

@@ -99,14 +99,18 @@ def _polynomial(coefficients: tuple[float, ...], x: Array) -> Array:
 
 
 def erf(x: Array) -> Array:
-    """The error function 2/√π ∫₀ˣ exp(-t²) dt, elementwise, to 2 units in the last place of float64."""
+    """The error function 2/√π ∫₀ˣ exp(-t²) dt, elementwise, to 2 units in the last place of float64.
+
+    Half types are computed in float32, because the polynomials leave their range.
+    """
     xp = array_namespace(x)
-    magnitude = xp.abs(x)
-    near = xp.clip(x, -1.0, 1.0)
+    wide = at_least_float32(x)
+    magnitude = xp.abs(wide)
+    near = xp.clip(wide, -1.0, 1.0)
     far = xp.clip(magnitude, 1.0, _ERF_SATURATES)
     centre = near + near * _polynomial(_ERF_CENTRE, near * near)
     tail = xp.exp(-far * far) * _polynomial(_ERF_TAIL_NUMERATOR, far) / _polynomial(_ERF_TAIL_DENOMINATOR, far)
-    return xp.where(magnitude <= 1.0, centre, xp.sign(x) * (1.0 - tail))
+    return xp.astype(xp.where(magnitude <= 1.0, centre, xp.sign(wide) * (1.0 - tail)), x.dtype, copy=False)
 
 
 def dtype_from_name(dtype: Any) -> np.dtype:

@@ -231,6 +231,7 @@ def _fill_mask_table(text: str, answer: list[Any]) -> str:
 
 
 def _info(options: argparse.Namespace) -> None:
+    from xlmr_np.inputs import longest_sequence
     from xlmr_np.weights.inspection import describe
 
     description = describe(
@@ -250,7 +251,7 @@ def _info(options: argparse.Namespace) -> None:
         }
         print(json.dumps(facts, indent=2))
         return
-    limit = config.max_position_embeddings - (config.pad_token_id or 0) - 1
+    limit = longest_sequence(config)
     architecture = ", ".join(config.architectures or ["not stated"])
     rows = [
         ("model", options.model),

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints, overload
 
+from xlmr_np.arrays import DTYPE_NAMES
+
 CONFIG_FILE = "config.json"
 
 # A config is data from somebody else: no size in it may ask for absurd memory. The limits leave room above
@@ -88,7 +90,7 @@ Epsilon = Annotated[float, Rule(lambda value: 0 < value < math.inf, "finite and 
 PadId = Annotated[int | None, Rule(lambda value: value >= 0, "a token's id")]
 ModelType = Annotated[str, _one_of(*SUPPORTED_MODEL_TYPES)]
 Activation = Annotated[str, _one_of(*KNOWN_ACTIVATIONS)]
-DType = Annotated[str | None, _one_of("float64", "float32", "float16", "bfloat16")]
+DType = Annotated[str | None, _one_of(*DTYPE_NAMES)]
 ProblemType = Annotated[str | None, _one_of("regression", "single_label_classification", "multi_label_classification")]
 PositionType = Annotated[str | None, Rule("absolute".__eq__, "absolute (XLM-RoBERTa has no relative positions)")]
 
@@ -211,11 +213,6 @@ class XLMRobertaConfig(_CommonFields):
         if _checked("num_labels", number, Count) != self.num_labels:
             vars(self).update(_label_maps(num_labels=number))
 
-    @property
-    def max_sequence_length(self) -> int:
-        """The number of tokens that the position table serves: its rows up to `pad_token_id` serve none."""
-        return self.max_position_embeddings - (-1 if self.pad_token_id is None else self.pad_token_id) - 1
-
     def validate(self) -> None:
         """Checks every field, and what fields must satisfy together.
 
@@ -228,8 +225,7 @@ class XLMRobertaConfig(_CommonFields):
         _label_maps(self.id2label, self.label2id)
         width, heads = self.hidden_size, self.num_attention_heads
         pad_id, rows = self.pad_token_id, self.max_position_embeddings
-        # `embedding_size` is how a config tells the reference that its width is no product of its heads'.
-        if width % heads and not hasattr(self, "embedding_size"):
+        if width % heads:
             raise ValueError(f"hidden_size {width} must be a multiple of num_attention_heads {heads}.")
         if pad_id is not None and pad_id >= self.vocab_size:
             raise ValueError(f"pad_token_id {pad_id} must be below vocab_size {self.vocab_size}.")

@@ -69,11 +69,11 @@ def encoder_steps(
         dropout: None for inference.
         past: one store of earlier keys and values per layer, or None.
     """
-    dropout = dropout or EncoderDropout.none(len(params.layers))
-    x, cache = ops.embed.forward(ids, token_types, positions, params.embeddings, setting.eps, dropout.embeddings)
+    drops = dropout or EncoderDropout.none(len(params.layers))
+    x, cache = ops.embed.forward(ids, token_types, positions, params.embeddings, setting.eps, drops.embeddings)
     yield x, cache
     for i, layer in enumerate(params.layers):
-        x, cache = encoder_layer_forward(x, layer, mask, setting, ops, dropout.layers[i], past[i] if past else None)
+        x, cache = encoder_layer_forward(x, layer, mask, setting, ops, drops.layers[i], past[i] if past else None)
         yield x, cache
 
 
@@ -92,6 +92,6 @@ def encoder_forward(
     steps = encoder_steps(ids, token_types, positions, params, mask, setting, ops, dropout, past)
     x, embeddings_cache = next(steps)
     layer_caches = []
-    for x, layer_cache in steps:  # noqa: B007 - the last x is what is returned
+    for x, layer_cache in steps:  # noqa: B007 - the last x is the result, and earlier ones are not kept alive
         layer_caches.append(layer_cache)
     return x, EncoderCache(embeddings_cache, layer_caches)

@@ -1,4 +1,4 @@
-"""The model's door: what users pass is checked once here, and laid out for the encoder.
+"""The model's door: what users pass is checked once here, on the host, and laid out for the encoder.
 
 Decided here and nowhere else:
 - Without a mask, the tokens that are not `pad_token_id` are real.
@@ -10,6 +10,7 @@ Decided here and nowhere else:
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from xlmr_np.arrays import Array, array_namespace, to_numpy
@@ -30,6 +31,17 @@ class EncoderInputs(NamedTuple):
     token_table: Float[Array, "rows D"] | None  # the users' own embeddings, when they replace the table
 
 
+def longest_sequence(config: XLMRobertaConfig) -> int:
+    """How many tokens the position table serves: its rows up to `pad_token_id` serve none.
+
+    Raises:
+        ValueError: the config has no padding id, from which positions are counted.
+    """
+    if config.pad_token_id is None:
+        raise ValueError("The config's pad_token_id is None, but positions are counted from pad_token_id + 1; set it.")
+    return config.max_position_embeddings - config.pad_token_id - 1
+
+
 def prepare_inputs(
     config: XLMRobertaConfig,
     input_ids: Any = None,
@@ -39,7 +51,7 @@ def prepare_inputs(
     inputs_embeds: Any = None,
     padded: bool = False,
 ) -> EncoderInputs:
-    """Check the arguments of a forward pass and lay them out.
+    """Check the arguments of a forward pass and lay them out, in NumPy arrays.
 
     Args:
         config: of the model.
@@ -55,51 +67,47 @@ def prepare_inputs(
         TypeError: for ids that are no integers, embeddings that are no floats.
     """
     if (input_ids is None) == (inputs_embeds is None):
-        given = "neither" if input_ids is None else "both"
-        raise ValueError(f"Give exactly one of input_ids and inputs_embeds; {given} came.")
-    token_table = None
-    if inputs_embeds is not None:
-        embeddings = _array("inputs_embeds", inputs_embeds, "real floating", dimensions=3)
-        xp = array_namespace(embeddings)
-        batch, length, width = embeddings.shape
-        if width != config.hidden_size:
-            raise ValueError(f"inputs_embeds has width {width}, but the model's hidden_size is {config.hidden_size}.")
-        ids = xp.reshape(xp.arange(batch * length, device=embeddings.device), (batch, length))
-        token_table = xp.reshape(embeddings, (batch * length, width))
+        came = "neither" if input_ids is None else "both"
+        raise ValueError(f"Give exactly one of input_ids and inputs_embeds; {came} came.")
+    limit = longest_sequence(config)
+    pad_id = config.max_position_embeddings - limit - 1
+    if inputs_embeds is None:
+        token_table = None
+        ids = _indices("input_ids", input_ids, config.vocab_size, "vocab_size")
+        is_token = ids != pad_id
     else:
-        ids = _array("input_ids", input_ids, "integral", dimensions=2)
-        xp = array_namespace(ids)
-        _check_range("input_ids", ids, config.vocab_size, "vocab_size")
-    pad_id = config.pad_token_id
-    if pad_id is None:
-        raise ValueError("The config's pad_token_id is None, but positions are counted from pad_token_id + 1; set it.")
+        embeddings = _array("inputs_embeds", inputs_embeds, "f", ("batch", "tokens", "hidden_size"))
+        if embeddings.shape[2] != config.hidden_size:
+            raise ValueError(
+                f"inputs_embeds has width {embeddings.shape[2]}, but the model's hidden_size is {config.hidden_size}."
+            )
+        token_table = embeddings.reshape(-1, config.hidden_size)
+        ids = np.arange(len(token_table)).reshape(embeddings.shape[:2])
+        is_token = np.ones(ids.shape, bool)
 
-    is_pad = ids == pad_id if token_table is None else xp.zeros(ids.shape, dtype=xp.bool, device=ids.device)
-    is_real, is_visible = visibility(attention_mask, ~is_pad, config.num_attention_heads)
-    token_types = xp.zeros_like(ids)
+    is_real, is_visible = visibility(attention_mask, is_token, config.num_attention_heads)
+    token_types = np.zeros_like(ids)
     if token_type_ids is not None:
-        token_types = _array("token_type_ids", token_type_ids, "integral", dimensions=2)
+        token_types = _indices("token_type_ids", token_type_ids, config.type_vocab_size, "type_vocab_size")
         _check_shape("token_type_ids", token_types, ids.shape)
-        _check_range("token_type_ids", token_types, config.type_vocab_size, "type_vocab_size")
     if position_ids is not None:
-        positions = _array("position_ids", position_ids, "integral", dimensions=2)
-        if positions.shape[0] == 1:
-            positions = xp.broadcast_to(positions, (ids.shape[0], positions.shape[1]))
+        size = config.max_position_embeddings
+        given = _indices("position_ids", position_ids, size, "max_position_embeddings")
+        positions = np.repeat(given, len(ids), axis=0) if len(given) == 1 else given
         _check_shape("position_ids", positions, ids.shape)
-        _check_range("position_ids", positions, config.max_position_embeddings, "max_position_embeddings")
     else:
-        is_token = ~is_pad if token_table is None else is_real
-        _check_length(is_token, config)
-        positions = positions_of(xp.astype(is_token, ids.dtype), pad_id)
+        counted = is_token if token_table is None else is_real
+        _check_length(counted, limit, config)
+        positions = positions_of(counted.astype(np.int64), pad_id)
 
     if is_visible is not None or padded:
-        if is_visible is None:
-            is_visible = is_real[:, None, None, :]
-        return EncoderInputs(ids, token_types, positions, PaddedMask(is_visible), is_real, token_table)
-    lengths = xp.sum(xp.astype(is_real, xp.int64), axis=1)
-    spans = Spans(xp.cumulative_sum(lengths) - lengths, lengths)
-    ids, token_types, positions = (pack(each, is_real) for each in (ids, token_types, positions))
-    return EncoderInputs(ids, token_types, positions, PackedMask(spans, spans), is_real, token_table)
+        mask = PaddedMask(is_real[:, None, None, :] if is_visible is None else is_visible)
+        return EncoderInputs(ids, token_types, positions, mask, is_real, token_table)
+    lengths = is_real.sum(axis=1)
+    spans = Spans(lengths.cumsum() - lengths, lengths)
+    return EncoderInputs(
+        ids[is_real], token_types[is_real], positions[is_real], PackedMask(spans, spans), is_real, token_table
+    )
 
 
 def visibility(
@@ -113,43 +121,44 @@ def visibility(
             [B, T], bool or numbers: nonzero means real;
             [B, T, T], bool or numbers: nonzero where query t sees key s;
             [B or 1, H or 1, T, T], bool: the same by head;
-            the same shape in floats: added to the scores, which here can only mean 0 (seen) or the type's
-            lowest value or -inf (hidden).
+            the same shape in floats: added to the scores, which here can only mean 0 (seen) or the lowest
+            value of a floating type or -inf (hidden).
         is_token: False at padding ids.
         num_heads: H.
 
     Returns:
-        is_real [B, T] and None for the first two forms; for the others every token is real, and the second
-        result broadcasts to [B, H, T, T].
+        is_real [B, T], and None for the first two forms. The others say who sees whom and not what is real, so
+        that the tokens which are not padding are; the second result broadcasts to [B, H, T, T].
     """
-    xp = array_namespace(is_token)
     if attention_mask is None:
         return is_token, None
-    mask = attention_mask if hasattr(attention_mask, "dtype") else to_numpy(attention_mask)
+    mask = _rectangle("attention_mask", attention_mask)
+    if mask.dtype.name == "bfloat16":  # which NumPy's own functions do not know
+        mask = mask.astype(np.float32)
+    if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and np.isnan(mask).any()):
+        raise ValueError(f"attention_mask must hold booleans or numbers; this one is {mask.dtype} or holds NaN.")
     batch, length = is_token.shape
     if mask.ndim == 2:
         _check_shape("attention_mask", mask, (batch, length))
         return mask != 0, None
-    everything = xp.ones((batch, length), dtype=xp.bool, device=is_token.device)
     if mask.ndim == 3:
         _check_shape("attention_mask", mask, (batch, length, length))
-        return everything, (mask != 0)[:, None, :, :]
+        return is_token, (mask != 0)[:, None, :, :]
     if mask.ndim != 4 or any(
         size not in allowed
         for size, allowed in zip(mask.shape, ((1, batch), (1, num_heads), (length,), (length,)), strict=True)
     ):
         raise ValueError(
-            f"attention_mask has shape {tuple(mask.shape)}; for {batch} x {length} tokens and {num_heads} heads it "
+            f"attention_mask has shape {mask.shape}; for {batch} x {length} tokens and {num_heads} heads it "
             f"must be ({batch}, {length}), ({batch}, {length}, {length}), or "
             f"({batch} or 1, {num_heads} or 1, {length}, {length})."
         )
-    if xp.isdtype(mask.dtype, "bool"):
-        return everything, mask
-    if xp.isdtype(mask.dtype, "real floating"):
-        lowest = max(xp.finfo(mask.dtype).min, xp.finfo(xp.float32).min)  # a wide mask may hold a narrow type's lowest
-        is_visible, is_hidden = mask == 0, mask <= lowest
-        if bool(xp.all(is_visible | is_hidden)):
-            return everything, is_visible
+    if mask.dtype.kind == "b":
+        return is_token, mask
+    if mask.dtype.kind == "f":
+        lowest = max(np.finfo(mask.dtype).min, np.finfo(np.float32).min)  # wide masks may hold a narrow type's lowest
+        if ((mask == 0) | (mask <= lowest)).all():
+            return is_token, mask == 0
     raise ValueError(
         "An attention_mask with 4 dimensions must be boolean (True: seen), or floats that are 0 (seen) or the type's "
         f"lowest value or -inf (hidden); this one is {mask.dtype} with other values."
@@ -165,24 +174,23 @@ def pack(x: Array, is_real: Bool[Array, "B T"]) -> Array:
 
 def unpack(y: Array, is_real: Bool[Array, "B T"]) -> Array:
     """The inverse of `pack`, with zeros at padding: [N, ...] to [B, T, ...]."""
-    xp = array_namespace(y, is_real)
-    if y.shape[0] == is_real.shape[0] * is_real.shape[1]:  # no padding: spare the copy
-        return xp.reshape(y, (*is_real.shape, *y.shape[1:]))
-    flat = xp.reshape(is_real, (-1,))
-    rank = xp.cumulative_sum(xp.astype(flat, xp.int64)) - 1
-    row = xp.where(flat, rank, xp.full_like(rank, y.shape[0]))
-    zero = xp.zeros((1, *y.shape[1:]), dtype=y.dtype, device=y.device)
-    padded = xp.take(xp.concat([y, zero], axis=0), row, axis=0)
-    return xp.reshape(padded, (*is_real.shape, *y.shape[1:]))
+    xp = array_namespace(y)
+    shape = (*is_real.shape, *y.shape[1:])
+    (rows,) = xp.nonzero(xp.reshape(is_real, (-1,)))
+    if rows.shape[0] == is_real.shape[0] * is_real.shape[1]:  # no padding: spare the copy
+        return xp.reshape(y, shape)
+    padded = xp.zeros((shape[0] * shape[1], *y.shape[1:]), dtype=y.dtype, device=y.device)
+    padded[rows] = y
+    return xp.reshape(padded, shape)
 
 
 def real_rows(x: Array, inputs: EncoderInputs) -> Array:
-    """The rows of `x`, an array in the inputs' layout, at real tokens: [N, ...]."""
+    """The rows at real tokens, [N, ...], of an array in the inputs' layout, [N, ...] or [B, T, ...]."""
     return x if isinstance(inputs.mask, PackedMask) else pack(x, inputs.is_real)
 
 
 def lay_back(x: Array, inputs: EncoderInputs) -> Array:
-    """`x`, an array in the inputs' layout, as the users' rectangle [B, T, ...] with zeros at padding."""
+    """An array in the inputs' layout, [N, ...] or [B, T, ...], as [B, T, ...] with zeros at padding."""
     if isinstance(inputs.mask, PackedMask):
         return unpack(x, inputs.is_real)
     xp = array_namespace(x)
@@ -206,17 +214,15 @@ def check_labels(labels: Any, is_real: Bool[Array, "B T"], number_of_classes: in
         ValueError: naming the first label that is not.
         TypeError: labels are not integers.
     """
-    array = _array("labels", labels, "integral", dimensions=2)
+    array = _array("labels", labels, "iu", ("batch", "tokens"))
     _check_shape("labels", array, is_real.shape)
-    xp = array_namespace(array)
     is_counted = array != IGNORED_LABEL
-    _check_range("labels", xp.where(is_counted, array, xp.zeros_like(array)), number_of_classes, "number of classes")
-    if bool(xp.any(is_counted & ~is_real)):
-        row, column = (int(axis[0]) for axis in xp.nonzero(is_counted & ~is_real))
+    _check_range("labels", np.where(is_counted, array, 0), number_of_classes, "number of classes")
+    for row, column in np.argwhere(is_counted & ~is_real)[:1]:
         raise ValueError(
-            f"labels[{row}, {column}] is {int(array[row, column])}, but there is padding; write -100 there."
+            f"labels[{row}, {column}] is {array[row, column]}, but there is padding; write {IGNORED_LABEL} there."
         )
-    return array
+    return array.astype(np.int64)
 
 
 def check_places(where: Any, is_real: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
@@ -226,53 +232,62 @@ def check_places(where: Any, is_real: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
         ValueError: a place is padding, or the shape does not fit.
         TypeError: these are not booleans.
     """
-    places = _array("where", where, "bool", dimensions=2)
+    places = _array("where", where, "b", ("batch", "tokens"))
     _check_shape("where", places, is_real.shape)
-    xp = array_namespace(places)
-    if bool(xp.any(places & ~is_real)):
-        row, column = (int(axis[0]) for axis in xp.nonzero(places & ~is_real))
+    for row, column in np.argwhere(places & ~is_real)[:1]:
         raise ValueError(f"where[{row}, {column}] chooses a place that is padding.")
     return places
 
 
-KINDS = {"integral": "integers", "real floating": "floating-point numbers", "bool": "booleans"}
+KINDS = {"iu": "integers", "f": "floating-point numbers", "b": "booleans"}
 
 
-def _array(name: str, x: Any, kind: str, dimensions: int) -> Array:
-    """`x` as an array of the wanted kind and number of dimensions; integers become int64."""
-    array = x if hasattr(x, "dtype") else to_numpy(x)
-    xp = array_namespace(array)
-    if not xp.isdtype(array.dtype, kind):
-        raise TypeError(f"{name} must be an array of {KINDS[kind]}; it holds {array.dtype}.")
-    if array.ndim != dimensions or 0 in array.shape:
-        axes = "[batch, tokens]" if dimensions == 2 else "[batch, tokens, hidden_size]"
-        raise ValueError(f"{name} must have the axes {axes}, none of them empty; its shape is {tuple(array.shape)}.")
-    return xp.astype(array, xp.int64, copy=False) if kind == "integral" else array
-
-
-def _check_shape(name: str, x: Array, shape: tuple[int, ...]) -> None:
-    if tuple(x.shape) != tuple(shape):
-        raise ValueError(f"{name} has shape {tuple(x.shape)}, but the inputs ask for {tuple(shape)}.")
-
-
-def _check_range(name: str, x: Int[Array, "B T"], size: int, field: str) -> None:
-    xp = array_namespace(x)
-    is_wrong = (x < 0) | (x >= size)
-    if bool(xp.any(is_wrong)):
-        row, column = (int(axis[0]) for axis in xp.nonzero(is_wrong))
+def _rectangle(name: str, x: Any) -> np.ndarray:
+    try:
+        return to_numpy(x)
+    except ValueError as error:  # NumPy's words for rows of different lengths
         raise ValueError(
-            f"{name}[{row}, {column}] is {int(x[row, column])}; the model's {field} of {size} allows 0 to {size - 1}."
+            f"{name} has rows of different lengths; make them equal, for example with tokenizer(..., padding=True)."
+        ) from error
+
+
+def _array(name: str, x: Any, kinds: str, axes: tuple[str, ...]) -> np.ndarray:
+    """`x` as an array of one of the wanted kinds (letters of NumPy's `dtype.kind`) with the wanted axes."""
+    array = _rectangle(name, x)
+    if array.ndim != len(axes) or 0 in array.shape:
+        raise ValueError(
+            f"{name} must have the axes [{', '.join(axes)}], none of them empty; its shape is {array.shape}."
+        )
+    if array.dtype.kind not in kinds and not (kinds == "f" and array.dtype.name == "bfloat16"):
+        raise TypeError(f"{name} must be an array of {KINDS[kinds]}; it holds {array.dtype}.")
+    return array
+
+
+def _indices(name: str, x: Any, size: int, field: str) -> np.ndarray:
+    """`x` as an array [B, T] of indices into a table of `size` rows, a size that the config calls `field`."""
+    array = _array(name, x, "iu", ("batch", "tokens"))
+    _check_range(name, array, size, field)
+    return array.astype(np.int64, copy=False)
+
+
+def _check_shape(name: str, x: np.ndarray, shape: tuple[int, ...]) -> None:
+    if x.shape != tuple(shape):
+        raise ValueError(f"{name} has shape {x.shape}, but the inputs ask for {tuple(shape)}.")
+
+
+def _check_range(name: str, x: np.ndarray, size: int, field: str) -> None:
+    for row, column in np.argwhere((x < 0) | (x >= size))[:1]:
+        raise ValueError(
+            f"{name}[{row}, {column}] is {x[row, column]}; the model's {field} of {size} allows 0 to {size - 1}."
         )
 
 
-def _check_length(is_token: Bool[Array, "B T"], config: XLMRobertaConfig) -> None:
-    xp = array_namespace(is_token)
-    lengths = xp.sum(xp.astype(is_token, xp.int64), axis=1)
-    row = int(xp.argmax(lengths))
-    limit = config.max_sequence_length
-    if int(lengths[row]) > limit:
+def _check_length(is_token: np.ndarray, limit: int, config: XLMRobertaConfig) -> None:
+    lengths = is_token.sum(axis=1)
+    row = int(lengths.argmax())
+    if lengths[row] > limit:
         raise ValueError(
-            f"Sequence {row} has {int(lengths[row])} tokens, and this model takes at most {limit} "
+            f"Sequence {row} has {lengths[row]} tokens, and this model takes at most {limit} "
             f"(max_position_embeddings {config.max_position_embeddings} - pad_token_id {config.pad_token_id} - 1); "
             f"shorten it, for example with tokenizer(..., truncation=True, max_length={limit})."
         )

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from xlmr_np import trees
-from xlmr_np.arrays import Array, array_namespace, dtype_from_name, resolve_device, to_device, to_numpy
+from xlmr_np.arrays import Array, array_namespace, compute_dtype, dtype_from_name, resolve_device, to_device, to_numpy
 from xlmr_np.config import AutoConfig, XLMRobertaConfig
 from xlmr_np.encoder import EncoderParams, encoder_steps
 from xlmr_np.heads.masked_lm import MaskedLMParams, masked_lm_forward, masked_lm_transform_forward
@@ -20,17 +20,16 @@ from xlmr_np.inputs import (
     check_places,
     first_real_token,
     lay_back,
-    pack,
     prepare_inputs,
     real_rows,
 )
-from xlmr_np.layers.activations import ACTIVATIONS
+from xlmr_np.layers.activations import check_activation
 from xlmr_np.layers.encoder_layer import EncoderSetting
 from xlmr_np.layers.linear import LinearParams
-from xlmr_np.losses.cross_entropy import cross_entropy_forward
+from xlmr_np.losses.cross_entropy import IGNORED_LABEL, cross_entropy_forward
 from xlmr_np.ops import Ops, without_caches
 from xlmr_np.ops.reference import REFERENCE, TopK
-from xlmr_np.outputs import BaseModelOutput, MaskedLMOutput
+from xlmr_np.outputs import BaseModelOutput, MaskedLMOutput, ModelOutput
 from xlmr_np.weights.checkpoint import find_weight_files, read_tensors
 from xlmr_np.weights.initialization import check_size, initial_array
 from xlmr_np.weights.loading import Loaded, LoadReport, load_parameters
@@ -57,10 +56,13 @@ ATTENTION_LAYOUTS = {
     "sdpa": "packed",
     "flash_attention_2": "packed",
     "flash_attention_3": "packed",
+    "flash_attention_4": "packed",
     "flex_attention": "packed",
 }
 DEFAULT_ATTENTION = "sdpa"
-LOCATION_ARGUMENTS = ("cache_dir", "revision", "token", "local_files_only", "subfolder")
+# Arguments that code written for the reference passes, and that change nothing here: nothing in a checkpoint is
+# ever executed, and memory is never wasted on a second copy.
+MEANINGLESS_ARGUMENTS = ("trust_remote_code", "low_cpu_mem_usage", "weights_only")
 
 
 class ModelParams(NamedTuple):
@@ -82,19 +84,18 @@ def check_supported(config: XLMRobertaConfig) -> None:
     """Refuse a config that no model class here can run, before anything is read or allocated.
 
     Raises:
-        ValueError: the activation is unknown, or the heads do not divide the width.
-        NotImplementedError: it describes a decoder.
+        TypeError: it is no `XLMRobertaConfig`.
+        ValueError: its activation is unknown.
+        NotImplementedError: it describes a decoder, or quantised weights.
     """
-    if config.hidden_act not in ACTIVATIONS:
-        raise ValueError(
-            f"hidden_act={config.hidden_act!r} is not implemented; the activations are {', '.join(ACTIVATIONS)}."
-        )
-    if config.is_decoder:
-        raise NotImplementedError("The config says is_decoder=True; decoders are not supported yet, encoders are.")
-    if config.hidden_size % config.num_attention_heads:
-        raise ValueError(
-            f"hidden_size {config.hidden_size} is not a multiple of num_attention_heads {config.num_attention_heads}."
-        )
+    if not isinstance(config, XLMRobertaConfig):
+        raise TypeError(f"A model is made from an XLMRobertaConfig, not from {config!r:.60}; see from_pretrained().")
+    check_activation(config.hidden_act)
+    for name in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
+        if getattr(config, name):
+            raise NotImplementedError(f"The config says {name}=True; decoders are not supported yet, encoders are.")
+    if getattr(config, "quantization_config", None) is not None:
+        raise NotImplementedError("quantization_config is not supported yet; choose a checkpoint without it.")
 
 
 class XLMRobertaPreTrainedModel:
@@ -147,7 +148,7 @@ class XLMRobertaPreTrainedModel:
         raise NotImplementedError
 
     def _assemble(self, config: XLMRobertaConfig, loaded: Loaded, device: str, attention: str | None) -> None:
-        self.config = config
+        self.config = copy.deepcopy(config)
         self.load_report = loaded.report
         self._specified = loaded.specification
         self.params: ModelParams = loaded.params
@@ -174,6 +175,7 @@ class XLMRobertaPreTrainedModel:
         attn_implementation: str | None = None,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
+        config_class: type[XLMRobertaConfig | AutoConfig] = XLMRobertaConfig,
         **config_overrides: Any,
     ) -> Any:
         """Load a model from a directory or from the Hugging Face Hub.
@@ -199,6 +201,7 @@ class XLMRobertaPreTrainedModel:
             attn_implementation: see `set_attn_implementation`.
             ignore_mismatched_sizes: initialise tensors of another shape at random instead of failing.
             output_loading_info: return (model, information) with the names that differed.
+            config_class: reads the config; `AutoConfig` refuses one that names no architecture.
             **config_overrides: fields of the config to change; for the bare model also `add_pooling_layer`.
 
         Raises:
@@ -207,9 +210,7 @@ class XLMRobertaPreTrainedModel:
             ValueError: an argument or the config makes no sense.
             RuntimeError: a GPU was asked for, and there is none.
         """
-        if "quantization_config" in config_overrides:
-            raise NotImplementedError("quantization_config is not supported yet; load the model without it.")
-        chosen = torch_dtype if torch_dtype is not None else dtype
+        chosen = torch_dtype if dtype in ("auto", None) else dtype
         element_type = None if chosen in ("auto", None) else dtype_from_name(chosen)
         device_name = resolve_device(device, device_map)
         location = {
@@ -220,12 +221,17 @@ class XLMRobertaPreTrainedModel:
             "subfolder": subfolder,
         }
         head_settings = {key: config_overrides.pop(key) for key in cls.head_settings if key in config_overrides}
+        if not isinstance(config, XLMRobertaConfig | str | os.PathLike | None):
+            raise TypeError(f"config must be an XLMRobertaConfig or where to read one; got {type(config).__name__}.")
         if isinstance(config, XLMRobertaConfig):
-            config, unknown = copy.deepcopy(config), config_overrides
+            unknown = config_overrides
         else:
-            config, unknown = XLMRobertaConfig.from_pretrained(
+            config, unknown = config_class.from_pretrained(
                 config or source, return_unused_kwargs=True, **location, **config_overrides
             )
+        if "quantization_config" in unknown:
+            raise NotImplementedError("quantization_config is not supported yet; load the model without it.")
+        unknown = [name for name in unknown if name not in MEANINGLESS_ARGUMENTS]
         if unknown:
             raise TypeError(
                 f"from_pretrained() got {', '.join(unknown)}: neither an argument nor a field that config.json may "
@@ -275,14 +281,14 @@ class XLMRobertaPreTrainedModel:
     def set_attn_implementation(self, name: str) -> None:
         """Choose how attention is laid out, by one of the reference's names.
 
-        "eager" computes on padded rectangles, as the textbook does; "sdpa", "flash_attention_2",
-        "flash_attention_3" and "flex_attention" all select the packed layout of this device's engine, which
-        spends no work on padding. Real tokens get the same values either way.
+        "eager" computes on padded rectangles, as the textbook does; "sdpa", "flex_attention" and
+        "flash_attention_2" to "_4" all select the packed layout of this device's engine, which spends no work on
+        padding. A prefix "paged|" changes nothing. Real tokens get the same values either way.
 
         Raises:
             ValueError: for any other name.
         """
-        if name not in ATTENTION_LAYOUTS:
+        if not isinstance(name, str) or name.removeprefix("paged|") not in ATTENTION_LAYOUTS:
             raise ValueError(f"attn_implementation={name!r} is not one of {', '.join(ATTENTION_LAYOUTS)}.")
         self.attn_implementation = name
 
@@ -309,7 +315,13 @@ class XLMRobertaPreTrainedModel:
         """All parameters by official name, tied ones under each of their names."""
         return self.named(self.params)
 
-    def save_pretrained(self, directory: str | os.PathLike[str], max_shard_size: int | str = "50GB") -> None:
+    def save_pretrained(
+        self,
+        directory: str | os.PathLike[str],
+        max_shard_size: int | str = "50GB",
+        *,
+        safe_serialization: bool = True,
+    ) -> None:
         """Write config.json and the weights, as safetensors in the type they are stored in.
 
         Every file is written beside its place and renamed, so that saving onto the very directory the model is
@@ -319,10 +331,14 @@ class XLMRobertaPreTrainedModel:
         Args:
             directory: made if it does not exist.
             max_shard_size: bytes, or for example "500MB", above which the weights are split into shards.
+            safe_serialization: must be True, as it is today in the reference: no pickles are written.
 
         Raises:
+            ValueError: the config is contradictory, a size is none, or a pickle was asked for.
             OSError: the directory cannot be written.
         """
+        if not safe_serialization:
+            raise ValueError("safe_serialization=False asks for a pickle; only safetensors are written.")
         path = Path(directory)
         if path.exists() and not path.is_dir():
             raise NotADirectoryError(f"{path} is a file; give a directory to save into.")
@@ -345,8 +361,11 @@ class XLMRobertaPreTrainedModel:
         for name in ("encoder_hidden_states", "encoder_attention_mask", "past_key_values"):
             if arguments.pop(name, None) is not None:
                 raise NotImplementedError(f"{type(self).__name__} runs encoders only and cannot take {name}.")
-        padded = output_attentions or ATTENTION_LAYOUTS[self.attn_implementation] == "padded"
+        padded = output_attentions or ATTENTION_LAYOUTS[self.attn_implementation.removeprefix("paged|")] == "padded"
         inputs = prepare_inputs(self.config, **arguments, padded=padded)
+        if inputs.token_table is not None:  # lists and NumPy's own results are float64; the model stays in its type
+            dtype = compute_dtype(to_numpy(self.params.encoder.embeddings.layer_norm.weight))
+            inputs = inputs._replace(token_table=inputs.token_table.astype(dtype, copy=False))
         return trees.map_leaves(lambda leaf: leaf if isinstance(leaf, bool) else to_device(leaf, self.device), inputs)
 
     def _encode(
@@ -374,19 +393,34 @@ class XLMRobertaPreTrainedModel:
                 )
         return Encoded(x, tuple(hidden_states) if selected else None, tuple(attentions) if output_attentions else None)
 
-    def _wanted(self, **requests: Any) -> dict[str, Any]:
-        """What a caller left at None is what the config says."""
-        return {name: getattr(self.config, name) if value is None else value for name, value in requests.items()}
+    def _run(
+        self,
+        output_attentions: bool | None,
+        output_hidden_states: bool | int | list[int] | None,
+        **arguments: Any,
+    ) -> tuple[EncoderInputs, Encoded]:
+        """What every forward pass begins with; a request left at None is what the config says."""
+        wants_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        wanted_states = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        inputs = self._prepare(bool(wants_attentions), **arguments)
+        return inputs, self._encode(inputs, False if wanted_states is None else wanted_states, bool(wants_attentions))
+
+    def _returned(self, output: ModelOutput, return_dict: bool | None) -> Any:
+        """The record, or its tuple if the call or the config asks for that."""
+        wants_record = self.config.return_dict if return_dict is None else return_dict
+        return output.to_tuple() if wants_record is False else output
 
 
 def _selected_steps(request: bool | int | list[int], number_of_steps: int) -> frozenset[int]:
     """Which hidden states a caller wants: all, none, or those of some indices (negative ones from the end)."""
-    if isinstance(request, bool):
+    if isinstance(request, bool | np.bool_):
         return frozenset(range(number_of_steps) if request else ())
-    indices = [request] if isinstance(request, int) else list(request)
+    indices = list(request) if isinstance(request, list | tuple) else [request]
     for index in indices:
-        if not -number_of_steps <= index < number_of_steps:
-            raise ValueError(f"output_hidden_states asks for {index}, but there are {number_of_steps} hidden states.")
+        if not isinstance(index, int | np.integer) or not -number_of_steps <= index < number_of_steps:
+            raise ValueError(
+                f"output_hidden_states asks for {index!r}; they are 0 to {number_of_steps - 1}, and True means all."
+            )
     return frozenset(index % number_of_steps for index in indices)
 
 
@@ -455,13 +489,9 @@ class XLMRobertaModel(XLMRobertaPreTrainedModel):
             ValueError: an argument does not fit the model; the message names the value and the limit.
             TypeError: ids are not integers, or embeddings not floats.
         """
-        wanted = self._wanted(
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-        )
-        inputs = self._prepare(
-            wanted["output_attentions"],
+        inputs, encoded = self._run(
+            output_attentions,
+            output_hidden_states,
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
@@ -471,14 +501,13 @@ class XLMRobertaModel(XLMRobertaPreTrainedModel):
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
         )
-        encoded = self._encode(inputs, wanted["output_hidden_states"], wanted["output_attentions"])
         last_hidden_state = lay_back(encoded.last_hidden_state, inputs)
         pooler_output = None
         if self.params.head is not None:
             first_token = first_real_token(last_hidden_state, inputs.is_real)
             pooler_output, _ = pooler_forward(first_token, self.params.head, self.ops)
         output = BaseModelOutput(last_hidden_state, pooler_output, encoded.hidden_states, encoded.attentions)
-        return output if wanted["return_dict"] else output.to_tuple()
+        return self._returned(output, return_dict)
 
     __call__ = forward
 
@@ -552,13 +581,9 @@ class XLMRobertaForMaskedLM(XLMRobertaPreTrainedModel):
         Returns:
             A `MaskedLMOutput`; logits at padding are zeros.
         """
-        wanted = self._wanted(
-            output_attentions=output_attentions,
-            output_hidden_states=output_hidden_states,
-            return_dict=return_dict,
-        )
-        inputs = self._prepare(
-            wanted["output_attentions"],
+        inputs, encoded = self._run(
+            output_attentions,
+            output_hidden_states,
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
@@ -567,17 +592,24 @@ class XLMRobertaForMaskedLM(XLMRobertaPreTrainedModel):
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
         )
-        encoded = self._encode(inputs, wanted["output_hidden_states"], wanted["output_attentions"])
         logits, _ = masked_lm_forward(encoded.last_hidden_state, self._head(), self.config.layer_norm_eps, self.ops)
         loss = None
         if labels is not None:
-            checked = to_device(check_labels(labels, inputs.is_real, self.config.vocab_size), self.device)
-            loss, _ = cross_entropy_forward(real_rows(logits, inputs), pack(checked, inputs.is_real))
+            loss = self._loss(real_rows(logits, inputs), labels, inputs)
         logits = lay_back(logits, inputs)
         output = MaskedLMOutput(loss, logits, encoded.hidden_states, encoded.attentions)
-        return output if wanted["return_dict"] else output.to_tuple()
+        return self._returned(output, return_dict)
 
     __call__ = forward
+
+    def _loss(self, logits: Array, labels: Any, inputs: EncoderInputs) -> Array:
+        """The cross-entropy at the labelled tokens; logits are those of the real tokens, [N, V]."""
+        is_real = to_numpy(inputs.is_real)
+        of_real = check_labels(labels, is_real, self.config.vocab_size)[is_real]
+        rows = (of_real != IGNORED_LABEL).nonzero()[0]  # the others would only take memory
+        xp = array_namespace(logits)
+        labelled = xp.take(logits, to_device(rows, self.device), axis=0)
+        return cross_entropy_forward(labelled, to_device(of_real[rows], self.device))[0]
 
     def predict(
         self,
@@ -604,25 +636,30 @@ class XLMRobertaForMaskedLM(XLMRobertaPreTrainedModel):
         Raises:
             ValueError: `k` is not between 1 and the number of tokens to choose from, or `where` does not fit.
         """
-        choices = self.config.vocab_size if targets is None else len(targets)
-        if not 1 <= k <= choices:
-            raise ValueError(f"{k} tokens were asked for at each place; there are {choices} to choose from.")
+        vocabulary = self.config.vocab_size
+        for target in targets or ():
+            if not isinstance(target, int | np.integer) or not 0 <= target < vocabulary:
+                raise ValueError(f"The target {target!r} is not a token id; they go from 0 to {vocabulary - 1}.")
+        target_ids = None if targets is None else list(dict.fromkeys(map(int, targets)))
+        choices = vocabulary if target_ids is None else len(target_ids)
+        if not isinstance(k, int | np.integer) or not 1 <= k <= choices:
+            raise ValueError(f"{k!r} tokens were asked for at each place; there are {choices} to choose from.")
         inputs = self._prepare(input_ids=input_ids, attention_mask=attention_mask)
-        is_wanted = to_device(check_places(where, inputs.is_real), self.device)
+        is_real = to_numpy(inputs.is_real)
+        rows = to_device(check_places(where, is_real)[is_real].nonzero()[0], self.device)
         encoded = real_rows(self._encode(inputs).last_hidden_state, inputs)
         xp = array_namespace(encoded)
-        (rows,) = xp.nonzero(pack(is_wanted, inputs.is_real))
         head = self._head()
         transformed, _ = masked_lm_transform_forward(
             xp.take(encoded, rows, axis=0), head, self.config.layer_norm_eps, self.ops
         )
-        if targets is None:
+        if target_ids is None:
             return self.ops.vocabulary_top_k.forward(transformed, head.decoder, k)[0]
         over_all, _ = self.ops.vocabulary_top_k.forward(transformed, head.decoder, 1)
-        target_ids = xp.asarray(targets, dtype=xp.int64, device=encoded.device)
-        chosen = LinearParams(*(xp.take(leaf, target_ids, axis=0) for leaf in head.decoder))
-        among, _ = self.ops.vocabulary_top_k.forward(transformed, chosen, k)
-        ids = xp.reshape(xp.take(target_ids, xp.reshape(among.ids, (-1,))), among.ids.shape)
+        chosen = to_device(np.asarray(target_ids), self.device)
+        decoder = LinearParams(*(xp.take(leaf, chosen, axis=0) for leaf in head.decoder))
+        among, _ = self.ops.vocabulary_top_k.forward(transformed, decoder, k)
+        ids = xp.reshape(xp.take(chosen, xp.reshape(among.ids, (-1,))), among.ids.shape)
         return TopK(among.logits, ids, over_all.log_sum_exp)
 
 
@@ -638,11 +675,7 @@ class _AutoModelClass:
         Raises:
             ValueError: the config names no architecture, or one that this library does not have.
         """
-        config = arguments.get("config")
-        if not isinstance(config, XLMRobertaConfig):
-            location = {key: arguments[key] for key in LOCATION_ARGUMENTS if key in arguments}
-            AutoConfig.from_pretrained(config or source, **location)
-        return cls.model_class.from_pretrained(source, **arguments)
+        return cls.model_class.from_pretrained(source, config_class=AutoConfig, **arguments)
 
     @classmethod
     def from_config(cls, config: XLMRobertaConfig, **settings: Any) -> Any:

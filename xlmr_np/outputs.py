@@ -9,7 +9,7 @@ from xlmr_np.arrays import Array
 __all__ = ["BaseModelOutput", "MaskedLMOutput", "ModelOutput"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelOutput:
     """A record whose fields may be None; absent ones are not counted as keys or tuple entries.
 
@@ -50,7 +50,7 @@ class ModelOutput:
         return key in self.keys()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BaseModelOutput(ModelOutput):
     """What `XLMRobertaModel` returns; B sentences of T tokens, width D, H heads, L layers.
 
@@ -67,7 +67,7 @@ class BaseModelOutput(ModelOutput):
     attentions: tuple[Array, ...] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MaskedLMOutput(ModelOutput):
     """What `XLMRobertaForMaskedLM` returns; V is the size of the vocabulary.
 

@@ -8,6 +8,7 @@ from torch.nn import functional
 from tests.libraries import Library, check_record, to_numpy
 from xlmr_np.layers.activations import ACTIVATIONS, activation_forward
 from xlmr_np.layers.add_norm import AddNormParams, add_norm_forward
+from xlmr_np.layers.attention import PaddedMask
 from xlmr_np.layers.dropout import Dropout, dropout_forward
 from xlmr_np.layers.embeddings import EmbeddingsParams, embeddings_forward
 from xlmr_np.layers.feed_forward import FeedForwardParams, feed_forward_forward
@@ -158,3 +159,16 @@ def test_a_record_that_lies_is_found_out() -> None:
         check_record(LinearParams(np.zeros((3, 2)), np.zeros(2)))
     with pytest.raises(TypeError):
         check_record(AddNormParams(linear(D, F), LayerNormParams(np.zeros(D), np.zeros(D, int))))
+    with pytest.raises(TypeError):
+        check_record(PaddedMask(np.zeros(3, bool)))
+    with pytest.raises(TypeError):
+        check_record(Dropout(0.1, np.zeros(3)))
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_in_half_precision(name: str) -> None:
+    x = np.linspace(-20, 20, 81).astype(np.float16)
+    wide, _ = activation_forward(x.astype(np.float64), name)
+    for array in (x, torch.asarray(x)):
+        y, _ = activation_forward(array, name)
+        np.testing.assert_allclose(to_numpy(y).astype(float), wide, rtol=4e-3, atol=4e-3)  # float16 has 11 bits

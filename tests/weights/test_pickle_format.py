@@ -20,6 +20,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from xlmr_np.weights.errors import CheckpointError
 from xlmr_np.weights.pickle_format import MAX_PICKLE_BYTES, read_pickle_checkpoint
 

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from xlmr_np.weights.errors import CheckpointError
 from xlmr_np.weights.safetensors_format import (
     STORED_TYPES,

@@ -57,12 +57,21 @@ ACTIVATIONS = {
 }
 
 
+def check_activation(name: str) -> None:
+    """Refuse a name that is not a key of `ACTIVATIONS`.
+
+    Raises:
+        ValueError: naming those that are.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"hidden_act={name!r} is not implemented; the activations are {', '.join(ACTIVATIONS)}.")
+
+
 def activation_forward(x: Float[Array, "*shape"], name: str) -> tuple[Float[Array, "*shape"], ActivationCache]:
     """Apply the activation that a config's `hidden_act` calls `name`.
 
     Raises:
         ValueError: if `name` is not a key of `ACTIVATIONS`.
     """
-    if name not in ACTIVATIONS:
-        raise ValueError(f"hidden_act={name!r} is not implemented; the activations are {', '.join(ACTIVATIONS)}.")
+    check_activation(name)
     return ACTIVATIONS[name](x)

@@ -105,14 +105,20 @@ def _padded_attention_forward(
     xp = array_namespace(query)
     scores = query.shape[-1] ** -0.5 * (query @ xp.matrix_transpose(key))
     probabilities, softmax_cache = softmax_forward(scores, is_visible)
-    if dropout is not None and isinstance(dropout.keep, Philox):
-        keep = [
-            attention_keep(dropout.keep, dropout.rate, first_sentence + row, probabilities[row, ...])
-            for row in range(probabilities.shape[0])
-        ]
-        dropout = Dropout(dropout.rate, xp.stack(keep, axis=0))
-    weights = xp.astype(dropout_forward(probabilities, dropout), value.dtype, copy=False)
+    dropped = dropout_forward(probabilities, _with_bits(dropout, probabilities, first_sentence))
+    weights = xp.astype(dropped, value.dtype, copy=False)
     return weights @ value, AttentionCache(query, key, value, softmax_cache)
+
+
+def _with_bits(dropout: Dropout | None, probabilities: Float[Array, "B H T S"], first_sentence: int) -> Dropout | None:
+    """The dropout with an array in place of a key."""
+    if dropout is None or not isinstance(dropout.keep, Philox):
+        return dropout
+    keep = [
+        attention_keep(dropout.keep, dropout.rate, first_sentence + row, probabilities[row, ...])
+        for row in range(probabilities.shape[0])
+    ]
+    return Dropout(dropout.rate, array_namespace(probabilities).stack(keep, axis=0))
 
 
 def _packed_attention_forward(

@@ -31,11 +31,10 @@ def softmax_forward(
     wide = at_least_float32(scores)
     if wide.shape[-1] == 0:
         return wide, SoftmaxCache(wide)
-    if is_visible is not None:
-        wide = xp.where(is_visible, wide, xp.asarray(-xp.inf, dtype=wide.dtype, device=wide.device))
-    largest = xp.max(wide, axis=-1, keepdims=True)
-    shifted = wide - xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))
-    exponentials = xp.exp(shifted)
+    hidden = xp.asarray(-xp.inf, dtype=wide.dtype, device=wide.device)
+    masked = wide if is_visible is None else xp.where(is_visible, wide, hidden)
+    largest = xp.max(masked, axis=-1, keepdims=True)
+    exponentials = xp.exp(masked - xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest)))
     total = xp.sum(exponentials, axis=-1, keepdims=True)
     probabilities = exponentials / xp.where(total == 0.0, xp.ones_like(total), total)
     return probabilities, SoftmaxCache(probabilities)

@@ -72,10 +72,16 @@ def pipeline(
             raise ValueError(f"The task {task!r} needs a {model_class.__name__}; got a {type(model).__name__}.")
         if tokenizer is None:
             raise ValueError("With a loaded model, pass its tokenizer too: tokenizer= one, a directory or a hub id.")
+    else:
+        _check_kind("model", model, XLMRobertaPreTrainedModel)
+        tokenizer = model if tokenizer is None else tokenizer
+    if not isinstance(tokenizer, XLMRobertaTokenizer):  # before the model, which takes longer to download
+        _check_kind("tokenizer", tokenizer, XLMRobertaTokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer, **location)
+    if isinstance(model, model_class):
         moves = device is not None or device_map is not None
         loaded = model.to(resolve_device(device, device_map)) if moves else model
     else:
-        _check_kind("model", model, XLMRobertaPreTrainedModel)
         loaded = model_class.from_pretrained(
             model,
             config=config,
@@ -86,16 +92,12 @@ def pipeline(
             **location,
             **(model_kwargs or {}),
         )
-        tokenizer = model if tokenizer is None else tokenizer
     random_weights = [*loaded.load_report.missing, *(each.name for each in loaded.load_report.mismatched)]
     if random_weights:
         raise ValueError(
             f"The checkpoint lacks weights that {task} needs: {', '.join(random_weights)}. Its answers would be noise; "
             "choose a checkpoint that was trained for this task."
         )
-    if not isinstance(tokenizer, XLMRobertaTokenizer):
-        _check_kind("tokenizer", tokenizer, XLMRobertaTokenizer)
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer, **location)
     return pipeline_class(loaded, tokenizer, **settings)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from xlmr_np.arrays import to_numpy
+from xlmr_np.inputs import longest_sequence
 from xlmr_np.models import XLMRobertaForMaskedLM
 from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.tokenizer.arguments import checked_text, whole_number
@@ -148,8 +149,8 @@ class FillMaskPipeline:
 
     @property
     def _limit(self) -> int:
-        """How many tokens the model takes; without a pad id it takes none, and says so itself."""
-        return self.model.config.max_position_embeddings - (self.model.config.pad_token_id or 0) - 1
+        """How many tokens the model takes."""
+        return longest_sequence(self.model.config)
 
     def _stream(
         self,
