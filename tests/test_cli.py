@@ -348,7 +348,7 @@ def test_unknown_models(run: Run, tmp_path: Path, command: str) -> None:
         return run(command, *options, name) if command == "info" else run(command, *options, "--model", name, TEXT)
 
     assert_bad_input(run_on("./nowhere"), "There is no directory")
-    assert_bad_input(run_on(str(tmp_path)), "has no config.json")
+    assert_bad_input(run_on(str(tmp_path)), "has no (config.json|vocabulary)")
     finished = run_on("somebody/some-model", "--offline", "--cache-dir", str(tmp_path))
     assert_bad_input(finished, "'somebody/some-model' is not in the cache, and the network may not be asked")
     assert_bad_input(run_on("not a model"), "'not a model' is neither an existing directory nor the id of a hub model")

@@ -1,5 +1,6 @@
 """XLM-R base's full shape, once: parity in float32, and what opening and running it costs."""
 
+import re
 import resource
 from pathlib import Path
 
@@ -53,3 +54,13 @@ def test_an_encoder_alone_leaves_the_vocabulary_on_disk(base_checkpoint: Path) -
     )
     peak = run(program, base_checkpoint).peak
     assert peak < 0.55e9  # 340 MB of layers, and the libraries; the table of 768 MB is not read
+
+
+def test_the_readmes_lines_of_python(base_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    program = re.search(r"```python\n(.*?)```", readme, re.DOTALL)[1]
+    exec(program.replace("FacebookAI/xlm-roberta-base", str(base_checkpoint)), {})
+    *answers, shape = capsys.readouterr().out.splitlines()
+    assert len(answers) == 5
+    assert all(line.startswith("0.000  Bonjour, je suis un modèle") for line in answers)  # random weights
+    assert shape == program.rsplit("# ", 1)[1].strip()

@@ -90,3 +90,13 @@ def test_the_readme_names_only_commands_and_files_that_exist() -> None:
         assert (ROOT / "xlmr_np" / path).is_file(), path
     for path in re.findall(r"\]\((docs/[\w/.]+)\)", readme):
         assert (ROOT / path).is_file(), path
+
+
+def test_documents_have_no_placeholders() -> None:
+    for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
+        assert not re.search(r"^[A-Z_]{5,}$|TODO|TBD", page.read_text(), re.MULTILINE), page
+
+
+def test_the_readme_pins_the_peer_that_the_extra_pins() -> None:
+    pinned = re.findall(r"torch==[\d.]+", (ROOT / "pyproject.toml").read_text())
+    assert re.findall(r"torch==[\d.]+", (ROOT / "README.md").read_text()) == pinned

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xlmr_np.weights.errors import CheckpointError
+from xlmr_np.weights.files import cached_only
 
 Find = Callable[[str], Path | None]  # the local path of one of the checkpoint's files, None if it has none
 
@@ -61,9 +62,7 @@ def find_vocabulary(source: str | os.PathLike[str], find: Find) -> Path:
             f"{source} has a tokenizer.json, which alone is not supported yet, but no {looked_for}: put the "
             f"{VOCABULARY_FILES[0]} of the checkpoint it comes from beside it."
         )
-    raise CheckpointError(
-        f"{source} has no vocabulary: looked for {looked_for} (of a hub model, offline, only in the cache)."
-    )
+    raise CheckpointError(f"{source} has no vocabulary; looked for {looked_for}{cached_only(source)}.")
 
 
 def _specific_class(config: dict[str, Any]) -> Any:

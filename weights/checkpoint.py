@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from .errors import CheckpointError
-from .files import RemoteFile, Source, find, local_path, locate
+from .files import RemoteFile, Source, cached_only, find, locate
 from .safetensors_format import shortened
 
 INDEX_BYTES_LIMIT = 100_000_000  # a weight map of a hundred thousand tensors takes about ten million
@@ -65,8 +65,7 @@ def find_weight_files(
             if index is not None:
                 weight_map = _read_weight_map(index)
                 return WeightFiles(kind, _shards(source, index, weight_map, location), weight_map)
-    of_a_hub_model = "" if local_path(source).is_dir() else " (of a hub model, offline, only in the cache)"
-    raise CheckpointError(f"{source} holds no weights; looked for {', '.join(looked_for)}{of_a_hub_model}.")
+    raise CheckpointError(f"{source} holds no weights; looked for {', '.join(looked_for)}{cached_only(source)}.")
 
 
 def read_tensors(files: WeightFiles) -> dict[str, np.ndarray]:

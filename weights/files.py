@@ -156,6 +156,11 @@ def local_path(source: Source) -> Path:
         raise FileNotFoundError(f"There is no directory {source}: {error}") from error
 
 
+def cached_only(source: Source) -> str:
+    """What a message about absent files must add about a hub model: without a network, only the cache was asked."""
+    return "" if local_path(source).is_dir() else " (of a hub model, offline, only in the cache)"
+
+
 def is_offline() -> bool:
     """Whether the environment forbids asking the network."""
     return any(

@@ -150,7 +150,7 @@ def test_tokenizers_of_other_models_are_refused(checkpoint, files, named):
 def test_no_vocabulary(checkpoint):
     directory = checkpoint(vocabulary=None, tokenizer_config={"model_max_length": 512})
     with pytest.raises(
-        CheckpointError, match=r"no vocabulary: looked for sentencepiece\.bpe\.model or tokenizer\.model"
+        CheckpointError, match=r"no vocabulary; looked for sentencepiece\.bpe\.model or tokenizer\.model"
     ):
         XLMRobertaTokenizer.from_pretrained(directory)
 
