@@ -231,10 +231,10 @@ class XLMRobertaPreTrainedModel:
             )
         if "quantization_config" in unknown:
             raise NotImplementedError("quantization_config is not supported yet; load the model without it.")
-        unknown = [name for name in unknown if name not in MEANINGLESS_ARGUMENTS]
-        if unknown:
+        meaningful = [name for name in unknown if name not in MEANINGLESS_ARGUMENTS]
+        if meaningful:
             raise TypeError(
-                f"from_pretrained() got {', '.join(unknown)}: neither an argument nor a field that config.json may "
+                f"from_pretrained() got {', '.join(meaningful)}: neither an argument nor a field that config.json may "
                 "change; correct the name, or set it in the config that is passed."
             )
         check_supported(config)

@@ -57,15 +57,18 @@ def vocabulary_top_k_forward(x: Float[Array, "N D"], params: LinearParams, k: in
     """
     xp = array_namespace(x)
     size = params.weight.shape[0]
-    best = None
-    for start in range(0, size, VOCABULARY_CHUNK):
+
+    def best_of(start: int) -> TopK:
         chunk = LinearParams(*(leaf[start : min(start + VOCABULARY_CHUNK, size), ...] for leaf in params))
         logits = at_least_float32(linear_forward(x, chunk)[0])
         among, places = _largest(logits, min(k, logits.shape[1]))
         largest = among[:, :1]
         log_sum_exp = xp.log(xp.sum(xp.exp(logits - largest), axis=1)) + largest[:, 0]
-        found = TopK(among, places + start, log_sum_exp)
-        best = found if best is None else _merge(best, found, k)
+        return TopK(among, places + start, log_sum_exp)
+
+    best = best_of(0)
+    for start in range(VOCABULARY_CHUNK, size, VOCABULARY_CHUNK):
+        best = _merge(best, best_of(start), k)
     return best, None
 
 
