@@ -51,3 +51,21 @@ def masked_lm_forward(
     transformed, transform_cache = masked_lm_transform_forward(x, params, eps, ops)
     (logits,), decoder_cache = ops.linears.forward(transformed, (params.decoder,))
     return logits, MaskedLMCache(transform_cache, decoder_cache)
+
+
+def masked_lm_transform_backward(
+    d_y: Float[Array, "*batch D"], cache: TransformCache, params: MaskedLMParams, eps: float, ops: Ops
+) -> tuple[Float[Array, "*batch D"], LinearParams, LayerNormParams]:
+    """The gradients of x [..., D], of `dense` and of `layer_norm`."""
+    d_activated, d_layer_norm = ops.layer_norm.backward(d_y, cache.layer_norm, params.layer_norm)
+    d_x, d_dense = ops.linear_activation.backward(d_activated, cache.dense, params.dense, "gelu")
+    return d_x, d_dense, d_layer_norm
+
+
+def masked_lm_backward(
+    d_logits: Float[Array, "*batch V"], cache: MaskedLMCache, params: MaskedLMParams, eps: float, ops: Ops
+) -> tuple[Float[Array, "*batch D"], MaskedLMParams]:
+    """The gradients of x [..., D] and of the parameters; a tied decoder's weight is to be added to the table's."""
+    d_transformed, (d_decoder,) = ops.linears.backward((d_logits,), cache.decoder, (params.decoder,))
+    d_x, d_dense, d_layer_norm = masked_lm_transform_backward(d_transformed, cache.transform, params, eps, ops)
+    return d_x, MaskedLMParams(d_dense, d_layer_norm, d_decoder)

@@ -12,3 +12,10 @@ def pooler_forward(
 ) -> tuple[Float[Array, "B D"], object]:
     """tanh(linear(first token)) for the hidden state [B, D] of every sentence's first real token."""
     return ops.linear_activation.forward(first_token, params, "tanh")
+
+
+def pooler_backward(
+    d_pooled: Float[Array, "B D"], cache: object, params: LinearParams, ops: Ops
+) -> tuple[Float[Array, "B D"], LinearParams]:
+    """The gradients of the first tokens [B, D] and of the parameters."""
+    return ops.linear_activation.backward(d_pooled, cache, params, "tanh")

@@ -5,9 +5,9 @@ from typing import NamedTuple
 from jaxtyping import Float
 
 from xlmr_np.arrays import Array
-from xlmr_np.layers.dropout import Dropout, dropout_forward
-from xlmr_np.layers.layer_norm import LayerNormCache, LayerNormParams, layer_norm_forward
-from xlmr_np.layers.linear import LinearCache, LinearParams, linear_forward
+from xlmr_np.layers.dropout import Dropout, dropout_backward, dropout_forward
+from xlmr_np.layers.layer_norm import LayerNormCache, LayerNormParams, layer_norm_backward, layer_norm_forward
+from xlmr_np.layers.linear import LinearCache, LinearParams, linear_backward, linear_forward
 
 
 class AddNormParams(NamedTuple):
@@ -35,3 +35,16 @@ def add_norm_forward(
     branch, linear_cache = linear_forward(x, params.linear)
     y, layer_norm_cache = layer_norm_forward(dropout_forward(branch, dropout) + residual, params.layer_norm, eps)
     return y, AddNormCache(linear_cache, layer_norm_cache)
+
+
+def add_norm_backward(
+    d_y: Float[Array, "*batch D"],
+    cache: AddNormCache,
+    params: AddNormParams,
+    eps: float,
+    dropout: Dropout | None = None,
+) -> tuple[Float[Array, "*batch in"], Float[Array, "*batch D"], AddNormParams]:
+    """The gradients of x [..., in], of the residual [..., D] (AN.3, AN.4), and of the parameters."""
+    d_residual, d_layer_norm = layer_norm_backward(d_y, cache.layer_norm, params.layer_norm)
+    d_x, d_linear = linear_backward(dropout_backward(d_residual, dropout), cache.linear, params.linear)
+    return d_x, d_residual, AddNormParams(d_linear, d_layer_norm)

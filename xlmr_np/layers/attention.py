@@ -10,8 +10,8 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 
 from xlmr_np.arrays import Array, array_namespace
-from xlmr_np.layers.dropout import Dropout, Philox, attention_keep, dropout_forward
-from xlmr_np.layers.softmax import SoftmaxCache, softmax_forward
+from xlmr_np.layers.dropout import Dropout, Philox, attention_keep, dropout_backward, dropout_forward
+from xlmr_np.layers.softmax import SoftmaxCache, softmax_backward, softmax_forward
 
 
 class Spans(NamedTuple):
@@ -108,6 +108,42 @@ def _padded_attention_forward(
     dropped = dropout_forward(probabilities, _with_bits(dropout, probabilities, first_sentence))
     weights = xp.astype(dropped, value.dtype, copy=False)
     return weights @ value, AttentionCache(query, key, value, softmax_cache)
+
+
+def attention_backward(
+    d_context: Float[Array, "*batch H W"],
+    cache: AttentionCache | PackedAttentionCache,
+    mask: Mask,
+    dropout: Dropout | None = None,
+) -> tuple[Float[Array, "*batch H W"], Float[Array, "*keys H W"], Float[Array, "*keys H W"]]:
+    """The gradients of query, key and value, given that of the context, in the layout that `mask` says.
+
+    In the packed layout the key spans must lie end to end, as the query spans do; in training they always do.
+    """
+    if isinstance(cache, PackedAttentionCache):
+        xp = array_namespace(d_context)
+        parts = [
+            _padded_attention_backward(_heads_first(d_context[queries, ...][None, ...]), own, dropout, sentence)
+            for sentence, ((queries, _), own) in enumerate(zip(_slices(mask), cache.sentences, strict=True))
+        ]
+        return tuple(xp.concat([_heads_first(part[i])[0, ...] for part in parts], axis=0) for i in range(3))
+    gradients = _padded_attention_backward(_heads_first(d_context), cache, dropout)
+    return tuple(_heads_first(gradient) for gradient in gradients)
+
+
+def _padded_attention_backward(
+    d_context: Float[Array, "B H T W"], cache: AttentionCache, dropout: Dropout | None, first_sentence: int = 0
+) -> tuple[Float[Array, "B H T W"], Float[Array, "B H S W"], Float[Array, "B H S W"]]:
+    """The steps of the forward function, last to first (ATT.5 to ATT.9)."""
+    xp = array_namespace(d_context)
+    query, key, value, softmax_cache = cache
+    drops = _with_bits(dropout, softmax_cache.probabilities, first_sentence)
+    weights = xp.astype(dropout_forward(softmax_cache.probabilities, drops), value.dtype, copy=False)
+    d_value = xp.matrix_transpose(weights) @ d_context
+    d_probabilities = dropout_backward(d_context @ xp.matrix_transpose(value), drops)
+    d_scores = query.shape[-1] ** -0.5 * softmax_backward(d_probabilities, softmax_cache)
+    d_products = xp.astype(d_scores, query.dtype, copy=False)
+    return d_products @ key, xp.matrix_transpose(d_products) @ query, d_value
 
 
 def _with_bits(dropout: Dropout | None, probabilities: Float[Array, "B H T S"], first_sentence: int) -> Dropout | None:

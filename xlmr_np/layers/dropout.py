@@ -28,12 +28,17 @@ class Dropout(NamedTuple):
 def dropout_forward(x: Float[Array, "*shape"], dropout: Dropout | None) -> Float[Array, "*shape"]:
     """Zero the dropped elements of `x` and divide the others by `1 - rate`, which keeps the expectation.
 
-    None drops nothing. There is no cache: the backward pass is the same map, applied to the gradient.
+    None drops nothing. There is no cache, because the bits are passed to the backward function as well.
     """
     if dropout is None:
         return x
     xp = array_namespace(x)
     return xp.where(dropout.keep, x, xp.zeros_like(x)) / (1.0 - dropout.rate)
+
+
+def dropout_backward(d_y: Float[Array, "*shape"], dropout: Dropout | None) -> Float[Array, "*shape"]:
+    """The gradient of x: dropout is linear and diagonal, so it is the same map (DO.3)."""
+    return dropout_forward(d_y, dropout)
 
 
 def attention_keep(key: Philox, rate: float, sentence: int, like: Float[Array, "H T S"]) -> Bool[Array, "H T S"]:

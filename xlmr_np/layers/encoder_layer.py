@@ -12,6 +12,7 @@ from xlmr_np.layers.self_attention import (
     LayerDropout,
     Past,
     SelfAttentionCache,
+    self_attention_backward,
     self_attention_forward,
 )
 from xlmr_np.ops import Ops
@@ -66,3 +67,22 @@ def encoder_layer_forward(
         attended, params.feed_forward, setting.activation, setting.eps, dropout.feed_forward
     )
     return y, EncoderLayerCache(attention_cache, feed_forward_cache)
+
+
+def encoder_layer_backward(
+    d_y: Float[Array, "*batch D"],
+    cache: EncoderLayerCache,
+    params: EncoderLayerParams,
+    mask: Mask,
+    setting: EncoderSetting,
+    ops: Ops,
+    dropout: LayerDropout = LayerDropout(),
+) -> tuple[Float[Array, "*batch D"], EncoderLayerParams]:
+    """The gradients of x [..., D] and of the parameters: the two sublayers, last to first."""
+    d_attended, d_feed_forward = ops.feed_forward.backward(
+        d_y, cache.feed_forward, params.feed_forward, setting.activation, setting.eps, dropout.feed_forward
+    )
+    d_x, d_attention = self_attention_backward(
+        d_attended, cache.attention, params.attention, mask, setting.num_heads, setting.eps, ops, dropout
+    )
+    return d_x, EncoderLayerParams(d_attention, d_feed_forward)

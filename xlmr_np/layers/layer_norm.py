@@ -39,3 +39,19 @@ def layer_norm_forward(
     bias = xp.astype(params.bias, wide.dtype, copy=False)
     y = xp.astype(normalized * weight + bias, x.dtype, copy=False)
     return y, LayerNormCache(normalized, inverse_std)
+
+
+def layer_norm_backward(
+    d_y: Float[Array, "*batch D"], cache: LayerNormCache, params: LayerNormParams
+) -> tuple[Float[Array, "*batch D"], LayerNormParams]:
+    """The gradients of x [..., D] (LN.7) and of weight and bias (LN.8, LN.9), given that of y [..., D]."""
+    xp = array_namespace(d_y)
+    normalized, inverse_std = cache
+    wide_d_y = xp.astype(d_y, normalized.dtype, copy=False)
+    d_normalized = wide_d_y * xp.astype(params.weight, normalized.dtype, copy=False)
+    mean = xp.mean(d_normalized, axis=-1, keepdims=True)
+    along = xp.mean(d_normalized * normalized, axis=-1, keepdims=True)
+    d_x = inverse_std * (d_normalized - mean - normalized * along)
+    rows = tuple(range(d_y.ndim - 1))
+    d_weight = xp.sum(wide_d_y * normalized, axis=rows)
+    return xp.astype(d_x, d_y.dtype, copy=False), LayerNormParams(d_weight, xp.sum(wide_d_y, axis=rows))

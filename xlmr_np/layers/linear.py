@@ -32,3 +32,15 @@ def linear_forward(
     weight = xp.astype(params.weight, x.dtype, copy=False)
     bias = xp.astype(params.bias, x.dtype, copy=False)
     return x @ xp.matrix_transpose(weight) + bias, LinearCache(x)
+
+
+def linear_backward(
+    d_y: Float[Array, "*batch out"], cache: LinearCache, params: LinearParams
+) -> tuple[Float[Array, "*batch in"], LinearParams]:
+    """The gradients of x [..., in] (LIN.3) and of weight and bias (LIN.4, LIN.5), given that of y [..., out]."""
+    xp = array_namespace(d_y)
+    rows_d_y = xp.reshape(d_y, (-1, d_y.shape[-1]))
+    rows_x = xp.reshape(cache.x, (-1, cache.x.shape[-1]))
+    d_x = d_y @ xp.astype(params.weight, d_y.dtype, copy=False)
+    d_weight = xp.matrix_transpose(rows_d_y) @ rows_x
+    return d_x, LinearParams(d_weight, xp.sum(rows_d_y, axis=0))

@@ -76,6 +76,27 @@ def self_attention_forward(
     return y, SelfAttentionCache(projections_cache, attention_cache, output_cache)
 
 
+def self_attention_backward(
+    d_y: Float[Array, "*batch D"],
+    cache: SelfAttentionCache,
+    params: AttentionParams,
+    mask: Mask,
+    num_heads: int,
+    eps: float,
+    ops: Ops,
+    dropout: LayerDropout = LayerDropout(),
+) -> tuple[Float[Array, "*batch D"], AttentionParams]:
+    """The gradients of x [..., D], which feeds the residual and all three projections (SA.4), and of the parameters."""
+    d_context, d_x_residual, d_output = ops.add_norm.backward(d_y, cache.output, params.output, eps, dropout.attention)
+    d_heads = ops.attention.backward(split_heads(d_context, num_heads), cache.attention, mask, dropout.probabilities)
+    d_x_branch, (d_query, d_key, d_value) = ops.linears.backward(
+        tuple(merge_heads(d_head) for d_head in d_heads),
+        cache.projections,
+        (params.query, params.key, params.value),
+    )
+    return d_x_residual + d_x_branch, AttentionParams(d_query, d_key, d_value, d_output)
+
+
 def split_heads(x: Float[Array, "*batch D"], num_heads: int) -> Float[Array, "*batch H W"]:
     """Cut the last axis into `num_heads` heads of equal width."""
     return array_namespace(x).reshape(x, (*x.shape[:-1], num_heads, x.shape[-1] // num_heads))

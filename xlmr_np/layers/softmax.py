@@ -38,3 +38,11 @@ def softmax_forward(
     total = xp.sum(exponentials, axis=-1, keepdims=True)
     probabilities = exponentials / xp.where(total == 0.0, xp.ones_like(total), total)
     return probabilities, SoftmaxCache(probabilities)
+
+
+def softmax_backward(d_probabilities: Float[Array, "*batch S"], cache: SoftmaxCache) -> Float[Array, "*batch S"]:
+    """The gradient of the scores [..., S] (SM.5); exactly 0 at hidden entries, whose probability is 0."""
+    xp = array_namespace(d_probabilities)
+    probabilities = cache.probabilities
+    along = xp.sum(d_probabilities * probabilities, axis=-1, keepdims=True)
+    return probabilities * (d_probabilities - along)

@@ -39,3 +39,15 @@ def cross_entropy_forward(
     number = xp.clip(xp.sum(counted), min=1.0)
     loss = -xp.sum(log_likelihood * counted) / number
     return loss, CrossEntropyCache(exponentials / total, is_counted)
+
+
+def cross_entropy_backward(
+    d_loss: Float[Array, ""], cache: CrossEntropyCache, labels: Int[Array, " N"]
+) -> Float[Array, "N C"]:
+    """The gradient of the logits [N, C]: (softmax - one-hot of the label) / number of counted rows (CE.5)."""
+    xp = array_namespace(cache.probabilities)
+    classes = xp.arange(cache.probabilities.shape[1], device=cache.probabilities.device)
+    one_hot = xp.astype(classes[None, :] == labels[:, None], cache.probabilities.dtype)
+    counted = xp.astype(cache.is_counted, cache.probabilities.dtype)
+    number = xp.clip(xp.sum(counted), min=1.0)
+    return (cache.probabilities - one_hot) * (d_loss * counted / number)[:, None]

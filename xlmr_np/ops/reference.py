@@ -5,13 +5,13 @@ from typing import NamedTuple
 from jaxtyping import Float, Int
 
 from xlmr_np.arrays import Array, array_namespace, at_least_float32
-from xlmr_np.layers.activations import ActivationCache, activation_forward
-from xlmr_np.layers.add_norm import add_norm_forward
-from xlmr_np.layers.attention import attention_forward
+from xlmr_np.layers.activations import ActivationCache, activation_backward, activation_forward
+from xlmr_np.layers.add_norm import add_norm_backward, add_norm_forward
+from xlmr_np.layers.attention import attention_backward, attention_forward
 from xlmr_np.layers.embeddings import embeddings_forward
-from xlmr_np.layers.feed_forward import feed_forward_forward
-from xlmr_np.layers.layer_norm import layer_norm_forward
-from xlmr_np.layers.linear import LinearCache, LinearParams, linear_forward
+from xlmr_np.layers.feed_forward import feed_forward_backward, feed_forward_forward
+from xlmr_np.layers.layer_norm import layer_norm_backward, layer_norm_forward
+from xlmr_np.layers.linear import LinearCache, LinearParams, linear_backward, linear_forward
 from xlmr_np.ops import Op, Ops
 
 VOCABULARY_CHUNK = 16384  # rows of the vocabulary whose logits exist at a time
@@ -47,6 +47,23 @@ def linear_activation_forward(
     projected, linear_cache = linear_forward(x, params)
     y, activation_cache = activation_forward(projected, activation)
     return y, LinearActivationCache(linear_cache, activation_cache)
+
+
+def linears_backward(
+    d_ys: tuple[Float[Array, "*batch _"], ...], cache: LinearCache, params: tuple[LinearParams, ...]
+) -> tuple[Float[Array, "*batch in"], tuple[LinearParams, ...]]:
+    """The gradient of the one x [..., in] is the sum over the layers it feeds."""
+    d_xs, d_params = zip(
+        *(linear_backward(d_y, cache, each) for d_y, each in zip(d_ys, params, strict=True)), strict=True
+    )
+    return sum(d_xs[1:], start=d_xs[0]), d_params
+
+
+def linear_activation_backward(
+    d_y: Float[Array, "*batch out"], cache: LinearActivationCache, params: LinearParams, activation: str
+) -> tuple[Float[Array, "*batch in"], LinearParams]:
+    """The gradients of x [..., in] and of the parameters."""
+    return linear_backward(activation_backward(d_y, cache.activation, activation), cache.linear, params)
 
 
 def vocabulary_top_k_forward(x: Float[Array, "N D"], params: LinearParams, k: int) -> tuple[TopK, None]:
@@ -102,11 +119,11 @@ def _largest(logits: Float[Array, "N V"], k: int) -> tuple[Float[Array, "N k"], 
 
 REFERENCE = Ops(
     embed=Op(embeddings_forward),
-    linears=Op(linears_forward),
-    attention=Op(attention_forward),
-    add_norm=Op(add_norm_forward),
-    feed_forward=Op(feed_forward_forward),
-    linear_activation=Op(linear_activation_forward),
-    layer_norm=Op(layer_norm_forward),
+    linears=Op(linears_forward, linears_backward),
+    attention=Op(attention_forward, attention_backward),
+    add_norm=Op(add_norm_forward, add_norm_backward),
+    feed_forward=Op(feed_forward_forward, feed_forward_backward),
+    linear_activation=Op(linear_activation_forward, linear_activation_backward),
+    layer_norm=Op(layer_norm_forward, layer_norm_backward),
     vocabulary_top_k=Op(vocabulary_top_k_forward),
 )

@@ -1,0 +1,228 @@
+"""Every backward function of the layers, heads and losses, against central differences and torch's autograd."""
+
+import numpy as np
+import pytest
+import torch
+
+from tests.gradients import check_gradients
+from xlmr_np import trees
+from xlmr_np.heads.masked_lm import MaskedLMParams, masked_lm_backward, masked_lm_forward
+from xlmr_np.heads.pooler import pooler_backward, pooler_forward
+from xlmr_np.layers.activations import ACTIVATIONS, activation_backward, activation_forward
+from xlmr_np.layers.add_norm import AddNormParams, add_norm_backward, add_norm_forward
+from xlmr_np.layers.attention import PackedMask, PaddedMask, Spans, attention_backward, attention_forward
+from xlmr_np.layers.dropout import Dropout, Philox, dropout_backward, dropout_forward
+from xlmr_np.layers.encoder_layer import (
+    EncoderLayerParams,
+    EncoderSetting,
+    encoder_layer_backward,
+    encoder_layer_forward,
+)
+from xlmr_np.layers.feed_forward import FeedForwardParams, feed_forward_backward, feed_forward_forward
+from xlmr_np.layers.layer_norm import LayerNormParams, layer_norm_backward, layer_norm_forward
+from xlmr_np.layers.linear import LinearParams, linear_backward, linear_forward
+from xlmr_np.layers.self_attention import AttentionParams, LayerDropout
+from xlmr_np.layers.softmax import softmax_backward, softmax_forward
+from xlmr_np.losses.cross_entropy import cross_entropy_backward, cross_entropy_forward
+from xlmr_np.ops.reference import REFERENCE
+
+B, T, S, D, F, H, W, V = 2, 4, 5, 6, 7, 2, 3, 9
+EPS = 1e-5
+RANDOM = np.random.default_rng(5)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RANDOM.normal(size=shape)
+
+
+def linear(outputs: int, inputs: int) -> LinearParams:
+    return LinearParams(normal(outputs, inputs), normal(outputs))
+
+
+def layer_norm() -> LayerNormParams:
+    return LayerNormParams(normal(D), normal(D))
+
+
+def add_norm(inputs: int) -> AddNormParams:
+    return AddNormParams(linear(D, inputs), layer_norm())
+
+
+def attention() -> AttentionParams:
+    return AttentionParams(linear(D, D), linear(D, D), linear(D, D), add_norm(D))
+
+
+def keep(*shape: int) -> np.ndarray:
+    return RANDOM.random(shape) > 0.3
+
+
+class Bits:
+    """Boolean arrays and masks for whichever library the inputs are of."""
+
+    def __init__(self, tree: trees.Tree) -> None:
+        self.tree = tree
+
+    def like(self, x: object) -> trees.Tree:
+        if isinstance(x, torch.Tensor):
+            return trees.map_leaves(lambda leaf: torch.asarray(leaf) if hasattr(leaf, "shape") else leaf, self.tree)
+        return self.tree
+
+
+def test_linear() -> None:
+    check_gradients(
+        lambda inputs: linear_forward(*inputs),
+        lambda d_y, cache, inputs: linear_backward(d_y, cache, inputs[1]),
+        (normal(B, T, D), linear(F, D)),
+    )
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name: str) -> None:
+    check_gradients(
+        lambda x: activation_forward(x, name),
+        lambda d_y, cache, _: activation_backward(d_y, cache, name),
+        normal(B, T, D),
+    )
+
+
+def test_the_slope_of_relu_at_zero_is_zero() -> None:
+    zeros = np.zeros(3)
+    _, cache = activation_forward(zeros, "relu")
+    np.testing.assert_array_equal(activation_backward(np.ones(3), cache, "relu"), zeros)
+
+
+def test_layer_norm() -> None:
+    check_gradients(
+        lambda inputs: layer_norm_forward(*inputs, EPS),
+        lambda d_y, cache, inputs: layer_norm_backward(d_y, cache, inputs[1]),
+        (normal(B, T, D), layer_norm()),
+    )
+
+
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_softmax(is_masked: bool) -> None:
+    is_visible = Bits(np.array([True, False, True, True, False])) if is_masked else Bits(None)
+    check_gradients(
+        lambda scores: softmax_forward(scores, is_visible.like(scores)),
+        lambda d_y, cache, _: softmax_backward(d_y, cache),
+        normal(B, T, S),
+    )
+
+
+def test_softmax_of_a_row_that_sees_nothing_has_no_gradient() -> None:
+    _, cache = softmax_forward(normal(2, S), np.zeros((2, S), bool))
+    np.testing.assert_array_equal(softmax_backward(normal(2, S), cache), np.zeros((2, S)))
+
+
+def test_dropout() -> None:
+    dropout = Bits(Dropout(0.3, keep(B, T, D)))
+    check_gradients(
+        lambda x: (dropout_forward(x, dropout.like(x)), None),
+        lambda d_y, _, x: dropout_backward(d_y, dropout.like(x)),
+        normal(B, T, D),
+    )
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_add_norm(drops: bool) -> None:
+    dropout = Bits(Dropout(0.3, keep(B, T, D)) if drops else None)
+    check_gradients(
+        lambda inputs: add_norm_forward(*inputs, EPS, dropout.like(inputs[0])),
+        lambda d_y, cache, inputs: add_norm_backward(d_y, cache, inputs[2], EPS, dropout.like(inputs[0])),
+        (normal(B, T, F), normal(B, T, D), add_norm(F)),
+    )
+
+
+@pytest.mark.parametrize("drops", [False, True])
+def test_feed_forward(drops: bool) -> None:
+    dropout = Bits(Dropout(0.3, keep(B, T, D)) if drops else None)
+    check_gradients(
+        lambda inputs: feed_forward_forward(*inputs, "gelu", EPS, dropout.like(inputs[0])),
+        lambda d_y, cache, inputs: feed_forward_backward(d_y, cache, inputs[1], "gelu", EPS, dropout.like(inputs[0])),
+        (normal(B, T, D), FeedForwardParams(linear(F, D), add_norm(F))),
+    )
+
+
+def spans(*lengths: int) -> Spans:
+    return Spans(np.cumsum(lengths) - lengths, np.asarray(lengths))
+
+
+PADDED = PaddedMask(keep(B, 1, T, S))
+PADDED.is_visible[0, 0, 1] = False  # a query that sees nothing
+ATTENTIONS = {
+    "padded": (PADDED, (B, T), (B, S)),
+    "packed": (PackedMask(spans(3, 0, 4), spans(2, 3, 5)), (7,), (10,)),
+    "packed causal": (PackedMask(spans(3, 4), spans(3, 6), is_causal=True), (7,), (9,)),
+}
+
+
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attention(name: str, drops: bool) -> None:
+    mask, query_shape, key_shape = ATTENTIONS[name]
+    bits, dropout = Bits(mask), Dropout(0.3, Philox(1, 2)) if drops else None
+    check_gradients(
+        lambda inputs: attention_forward(*inputs, bits.like(inputs[0]), dropout),
+        lambda d_y, cache, inputs: attention_backward(d_y, cache, bits.like(inputs[0]), dropout),
+        (normal(*query_shape, H, W), normal(*key_shape, H, W), normal(*key_shape, H, W)),
+    )
+
+
+LAYERS = {
+    "padded": (PaddedMask(keep(B, 1, 1, T) | (np.arange(T) == 0)), (B, T)),
+    "packed": (PackedMask(spans(3, 5), spans(3, 5)), (8,)),
+}
+
+
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_encoder_layer(name: str, drops: bool) -> None:
+    mask, shape = LAYERS[name]
+    rows = [Dropout(0.3, keep(*shape, D)) for _ in range(2)]
+    bits = Bits((mask, LayerDropout(Dropout(0.3, Philox(1, 2)), *rows) if drops else LayerDropout()))
+    setting = EncoderSetting(H, "gelu_new", EPS)
+
+    def forward(inputs):
+        own_mask, dropout = bits.like(inputs[0])
+        return encoder_layer_forward(*inputs, own_mask, setting, REFERENCE, dropout)
+
+    def backward(d_y, cache, inputs):
+        own_mask, dropout = bits.like(inputs[0])
+        return encoder_layer_backward(d_y, cache, inputs[1], own_mask, setting, REFERENCE, dropout)
+
+    params = EncoderLayerParams(attention(), FeedForwardParams(linear(F, D), add_norm(F)))
+    check_gradients(forward, backward, (normal(*shape, D), params))
+
+
+def test_pooler() -> None:
+    check_gradients(
+        lambda inputs: pooler_forward(*inputs, REFERENCE),
+        lambda d_y, cache, inputs: pooler_backward(d_y, cache, inputs[1], REFERENCE),
+        (normal(B, D), linear(D, D)),
+    )
+
+
+def test_masked_lm() -> None:
+    check_gradients(
+        lambda inputs: masked_lm_forward(*inputs, EPS, REFERENCE),
+        lambda d_y, cache, inputs: masked_lm_backward(d_y, cache, inputs[1], EPS, REFERENCE),
+        (normal(B, T, D), MaskedLMParams(linear(D, D), layer_norm(), linear(V, D))),
+    )
+
+
+@pytest.mark.parametrize("labels", [[0, 8, -100, 3], [-100] * 4], ids=["some ignored", "all ignored"])
+def test_cross_entropy(labels: list[int]) -> None:
+    bits = Bits(np.array(labels))
+    check_gradients(
+        lambda logits: cross_entropy_forward(logits, bits.like(logits)),
+        lambda d_y, cache, logits: cross_entropy_backward(d_y, cache, bits.like(logits)),
+        5 * normal(4, V),
+    )
+
+
+def test_a_wrong_gradient_is_found_out() -> None:
+    with pytest.raises(AssertionError):
+        check_gradients(
+            lambda x: activation_forward(x, "tanh"),
+            lambda d_y, cache, _: 1.0001 * activation_backward(d_y, cache, "tanh"),
+            normal(3),
+        )

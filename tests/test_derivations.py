@@ -1,0 +1,55 @@
+"""The derivation pages: their examples run, and tags, pages and functions all exist where they are cited."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted((ROOT / "docs" / "derivations").glob("*.md"))
+SOURCES = [file for folder in ("layers", "heads", "losses", "ops") for file in (ROOT / "xlmr_np" / folder).glob("*.py")]
+TAG = r"\b[A-Z]{2,3}\.\d+\b"
+
+
+def defined_tags(page: Path) -> list[str]:
+    return re.findall(rf"^    ({TAG})   ", page.read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_example_runs(page: Path) -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert "assert" in example
+    exec(example, {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_page_names_code_that_exists(page: Path) -> None:
+    text = page.read_text()
+    (path,) = re.findall(r"\]\(\.\./\.\./(xlmr_np/[\w/]+\.py)\)", text)
+    assert Path(path).stem == page.stem
+    source = (ROOT / path).read_text()
+    for function in re.findall(r"`(\w+_(?:forward|backward|keep))`", text):
+        assert f"def {function}(" in source, function
+
+
+def test_every_tag_is_defined_once_and_numbered_in_order() -> None:
+    for page in PAGES:
+        tags = defined_tags(page)
+        prefix = tags[0].split(".")[0]
+        assert tags == [f"{prefix}.{number}" for number in range(1, len(tags) + 1)], page
+    prefixes = [defined_tags(page)[0].split(".")[0] for page in PAGES]
+    assert len(prefixes) == len(set(prefixes))
+
+
+def test_every_cited_tag_is_defined() -> None:
+    defined = {tag for page in PAGES for tag in defined_tags(page)}
+    for file in [*SOURCES, *PAGES]:
+        cited = set(re.findall(TAG, file.read_text()))
+        assert cited <= defined, file
+
+
+def test_every_backward_function_of_a_derived_layer_cites_its_page() -> None:
+    for page in PAGES:
+        prefix = defined_tags(page)[0].split(".")[0]
+        (path,) = re.findall(r"\]\(\.\./\.\./(xlmr_np/[\w/]+\.py)\)", page.read_text())
+        assert f"{prefix}." in (ROOT / path).read_text(), page
