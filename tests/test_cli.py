@@ -649,3 +649,13 @@ def test_no_bar_for_what_is_quick(run: Run, model: str, monkeypatch: pytest.Monk
     monkeypatch.setattr("xlmr_np.cli.BAR_AFTER", 60)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert run("fill-mask", "--model", model, stdin=b"the <mask>\n" * 40).err == ""
+
+
+def test_subfolder_and_variant(run: Run, model: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(model, tmp_path / "inner")
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    options = ("--subfolder", "inner", "--variant", "fp16")
+    expected = run("fill-mask", "--model", model, "--json", TEXT)
+    assert run("fill-mask", "--model", str(tmp_path), *options, "--json", TEXT).out == expected.out
+    assert "model.fp16.safetensors" in run("info", str(tmp_path), *options).out
+    assert_bad_input(run("info", str(tmp_path), "--subfolder", "inner"), "holds no weights")

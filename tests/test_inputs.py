@@ -60,7 +60,7 @@ def test_an_all_ones_mask_makes_padding_real() -> None:
     np.testing.assert_array_equal(inputs.positions, [2, 3, 4, 1, 1, 2, 1, 3])
 
 
-@pytest.mark.parametrize("mask", [[[2, -1, 0.5, 0]], [[True, True, True, False]], np.array([[1, 1, 1, 0]], np.uint8)])
+@pytest.mark.parametrize("mask", [[[2, 1, 0.5, 0]], [[True, True, True, False]], np.array([[1, 1, 1, 0]], np.uint8)])
 def test_a_mask_counts_what_is_not_zero(mask: object) -> None:
     np.testing.assert_array_equal(prepare_inputs(CONFIG, IDS[:1], mask).is_real, [[True, True, True, False]])
 
@@ -144,6 +144,12 @@ BAD = {
     "ragged": ({"input_ids": [[5, 6], [5]]}, ValueError, "input_ids has rows of different lengths; .*padding=True"),
     "nothing": ({"input_ids": []}, ValueError, r"none of them empty; its shape is \(0,\)"),
     "huge": ({"input_ids": np.array([[2**63 + 5]], np.uint64)}, ValueError, "is 9223372036854775813"),
+    "mask added": ({"input_ids": [[5, 6]], "attention_mask": [[0, -1e9]]}, ValueError, "has negative values, as masks"),
+    "mask added by query": (
+        {"input_ids": [[5, 6]], "attention_mask": [[[0, -np.inf], [0, 0]]]},
+        ValueError,
+        "of 3 dimensions says 1 for seen .*Those need four dimensions",
+    ),
     "mask text": ({"input_ids": [[5]], "attention_mask": [["0"]]}, ValueError, "must hold booleans or numbers"),
     "mask NaN": ({"input_ids": [[5]], "attention_mask": [[np.nan]]}, ValueError, "or holds NaN"),
     "mask None": ({"input_ids": [[5]], "attention_mask": [[None]]}, ValueError, "must hold booleans or numbers"),

@@ -133,7 +133,9 @@ def find(
     if directory.exists():
         raise NotADirectoryError(f"{directory} is a file; give the directory that holds the model's files.")
     if _looks_like_a_path(os.fspath(source)):
-        raise FileNotFoundError(f"There is no directory {directory}; give an existing one, or the id of a hub model.")
+        raise FileNotFoundError(
+            f"There is no directory {os.fspath(source)}; give an existing one, or the id of a hub model, owner/name."
+        )
     return _find_on_hub(
         os.fspath(source),
         f"{subfolder}/{filename}" if subfolder else filename,

@@ -1,8 +1,10 @@
 """What a checkpoint holds, told from its headers: nothing of the weights is read."""
 
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xlmr_np import trees
 from xlmr_np.config import XLMRobertaConfig
 
 from .checkpoint import find_weight_files, gather
@@ -18,7 +20,14 @@ from .safetensors_format import (
     parse_header,
     read_header,
 )
-from .specification import DECODER_BIAS, DECODER_WEIGHT, TIED_DECODER_BIAS, TOKEN_TABLE, bare_name
+from .specification import (
+    DECODER_BIAS,
+    DECODER_WEIGHT,
+    TIED_DECODER_BIAS,
+    TOKEN_TABLE,
+    bare_name,
+    encoder_specification,
+)
 
 FIRST_REQUEST_BYTES = 2**16  # the header of XLM-R large takes about 52,000
 
@@ -43,7 +52,7 @@ class Description(NamedTuple):
 
 class _Tensor(NamedTuple):
     dtype: str
-    size: int
+    shape: tuple[int, ...]
     nbytes: int
 
 
@@ -67,9 +76,10 @@ def describe(source: Source, *, variant: str | None = None, **location: Any) -> 
         bare = bare_name(name)
         if bare not in IGNORED_NAMES:
             weights[second_names.get(bare, bare)] = tensor
+    _check_sizes(config, weights, source)
     by_dtype: dict[str, int] = {}
     for tensor in weights.values():
-        by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + tensor.size
+        by_dtype[tensor.dtype] = by_dtype.get(tensor.dtype, 0) + prod(tensor.shape)
     return Description(
         config=config,
         parameters=sum(by_dtype.values()),
@@ -79,12 +89,23 @@ def describe(source: Source, *, variant: str | None = None, **location: Any) -> 
     )
 
 
+def _check_sizes(config: XLMRobertaConfig, weights: dict[str, _Tensor], source: Source) -> None:
+    """Refuse a config whose sizes are not those of the encoder's tensors."""
+    for parameter in trees.leaves(encoder_specification(config)):
+        there = weights[parameter.name].shape if parameter.name in weights else "nothing"
+        if there != parameter.shape:
+            raise CheckpointError(
+                f"The config of {source} describes {parameter.name} as {parameter.shape}, but the weights hold "
+                f"{there}: one of the two is damaged, or from another model."
+            )
+
+
 def _safetensors(part: Path | RemoteFile) -> dict[str, _Tensor]:
     header = _remote_header(part) if isinstance(part, RemoteFile) else read_header(part)
     tensors = {}
     for name, tensor in header.tensors.items():
         dtype, nbytes = STORED_TYPES[tensor.dtype], tensor.stop - tensor.start
-        tensors[name] = _Tensor(dtype.name, nbytes // dtype.itemsize, nbytes)
+        tensors[name] = _Tensor(dtype.name, tensor.shape, nbytes)
     return tensors
 
 
@@ -95,7 +116,7 @@ def _pickled_tensors(part: Path | RemoteFile) -> dict[str, _Tensor]:
             "from afar; load the model once, so that it is in the cache."
         )
     arrays = read_pickle_checkpoint(part)
-    return {name: _Tensor(array.dtype.name, array.size, array.nbytes) for name, array in arrays.items()}
+    return {name: _Tensor(array.dtype.name, array.shape, array.nbytes) for name, array in arrays.items()}
 
 
 def _remote_header(part: RemoteFile) -> SafetensorsHeader:

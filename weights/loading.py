@@ -162,7 +162,7 @@ def load_parameters(
         array = found.get(parameter.name)
         if array is None or official_name(parameter.name, has_head) in other_shape:
             return initial_array(parameter, initializer_range, generator, new_dtype)
-        return array.astype(dtype, copy=False) if dtype is not None else array
+        return array if dtype is None else _converted(array, dtype, official_name(parameter.name, has_head))
 
     report = LoadReport(
         missing=tuple(official_name(name, has_head) for name in missing),
@@ -173,6 +173,15 @@ def load_parameters(
         untied=is_untied,
     )
     return Loaded(trees.map_leaves(place, specification), specification, report)
+
+
+def _converted(array: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """The array in another type, if its numbers fit."""
+    with np.errstate(over="ignore"):
+        converted = array.astype(dtype, copy=False)
+    if dtype.name == "float16" and array.dtype.name != "float16" and (np.isinf(converted) & np.isfinite(array)).any():
+        raise ValueError(f"{name} holds numbers beyond float16's 65504; load with dtype='bfloat16' or 'float32'.")
+    return converted
 
 
 def _by_bare_name(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

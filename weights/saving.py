@@ -45,7 +45,12 @@ def replacing(path: Path) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def save_tensors(directory: Path, tensors: Mapping[str, np.ndarray], max_shard_size: int | str = "50GB") -> list[Path]:
+def save_tensors(
+    directory: Path,
+    tensors: Mapping[str, np.ndarray],
+    max_shard_size: int | str = "50GB",
+    texts: Mapping[str, str] | None = None,
+) -> list[Path]:
     """Write the tensors of a model, and remove weight files of an earlier save that no longer belong.
 
     Every file is complete before the first one takes its place. Arrays may be mapped from the very files
@@ -56,6 +61,7 @@ def save_tensors(directory: Path, tensors: Mapping[str, np.ndarray], max_shard_s
         tensors: by official name, each array once.
         max_shard_size: bytes, or "500MB", "2GiB"; tensors are never cut, so a shard may exceed it by being
             one large tensor.
+        texts: contents of further files by name, such as config.json, that take their places in the same step.
 
     Returns:
         The weight files, in order.
@@ -73,6 +79,8 @@ def save_tensors(directory: Path, tensors: Mapping[str, np.ndarray], max_shard_s
             written.append(INDEX_FILE)
             beside = last_in_first_out.enter_context(replacing(directory / written[-1]))
             beside.write_text(_index(names, shards), encoding="utf-8")
+        for name, text in (texts or {}).items():
+            last_in_first_out.enter_context(replacing(directory / name)).write_text(text, encoding="utf-8")
         for name, shard in zip(names, shards, strict=True):
             beside = last_in_first_out.enter_context(replacing(directory / name))
             write_safetensors(beside, shard, {"format": "pt"})

@@ -90,6 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     source = _Parser(add_help=False)
     source.add_argument("--revision", help="branch, tag or commit of a hub model")
     source.add_argument("--cache-dir", type=Path, help="hub cache to use in place of the usual one")
+    source.add_argument("--subfolder", default="", help="folder of the model within its directory or repository")
+    source.add_argument("--variant", help="weights of another kind, such as fp16 for model.fp16.safetensors")
     source.add_argument("--offline", action="store_true", help="never ask the network")
 
     fill_mask = commands.add_parser(
@@ -142,6 +144,8 @@ def _fill_mask(options: argparse.Namespace) -> None:
             revision=options.revision,
             cache_dir=options.cache_dir,
             local_files_only=options.offline,
+            subfolder=options.subfolder,
+            model_kwargs={"variant": options.variant},
             device=options.device,
             dtype=options.dtype,
             top_k=options.top_k,
@@ -235,7 +239,12 @@ def _info(options: argparse.Namespace) -> None:
     from xlmr_np.weights.inspection import describe
 
     description = describe(
-        options.model, revision=options.revision, cache_dir=options.cache_dir, local_files_only=options.offline
+        options.model,
+        variant=options.variant,
+        subfolder=options.subfolder,
+        revision=options.revision,
+        cache_dir=options.cache_dir,
+        local_files_only=options.offline,
     )
     config = description.config
     on_disk = sum(description.files.values())
@@ -251,7 +260,7 @@ def _info(options: argparse.Namespace) -> None:
         }
         print(json.dumps(facts, indent=2))
         return
-    limit = longest_sequence(config)
+    limit = "not stated" if config.pad_token_id is None else f"{longest_sequence(config)} tokens"
     architecture = ", ".join(config.architectures or ["not stated"])
     rows = [
         ("model", options.model),
@@ -262,7 +271,7 @@ def _info(options: argparse.Namespace) -> None:
             f"feed-forward {config.intermediate_size}, {config.hidden_act}",
         ),
         ("vocabulary", f"{config.vocab_size:,} tokens"),
-        ("longest text", f"{limit} tokens"),
+        ("longest text", limit),
         ("parameters", f"{description.parameters:,}"),
         ("element type", ", ".join(description.dtypes)),
         *(("file", f"{name}  {_megabytes(size)}") for name, size in description.files.items()),

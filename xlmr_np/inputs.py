@@ -137,6 +137,11 @@ def visibility(
         mask = mask.astype(np.float32)
     if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and np.isnan(mask).any()):
         raise ValueError(f"attention_mask must hold booleans or numbers; this one is {mask.dtype} or holds NaN.")
+    if mask.ndim in (2, 3) and (mask < 0).any():
+        raise ValueError(
+            f"An attention_mask of {mask.ndim} dimensions says 1 for seen and 0 for hidden; this one has negative "
+            "values, as masks that are added to the scores have. Those need four dimensions."
+        )
     batch, length = is_token.shape
     if mask.ndim == 2:
         _check_shape("attention_mask", mask, (batch, length))
@@ -249,6 +254,8 @@ def _rectangle(name: str, x: Any) -> np.ndarray:
         raise ValueError(
             f"{name} has rows of different lengths; make them equal, for example with tokenizer(..., padding=True)."
         ) from error
+    except (TypeError, RuntimeError) as error:  # tensors of torch in bfloat16, on a GPU, or with a gradient
+        raise TypeError(f"{name} cannot be read as a NumPy array ({error}); pass one.") from error
 
 
 def _array(name: str, x: Any, kinds: str, axes: tuple[str, ...]) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 
 from xlmr_np import trees
 from xlmr_np.arrays import Array, array_namespace, compute_dtype, dtype_from_name, resolve_device, to_device, to_numpy
-from xlmr_np.config import AutoConfig, XLMRobertaConfig
+from xlmr_np.config import CONFIG_FILE, AutoConfig, XLMRobertaConfig
 from xlmr_np.encoder import EncoderParams, encoder_steps
 from xlmr_np.heads.masked_lm import MaskedLMParams, masked_lm_forward, masked_lm_transform_forward
 from xlmr_np.heads.pooler import pooler_forward
@@ -324,8 +324,8 @@ class XLMRobertaPreTrainedModel:
     ) -> None:
         """Write config.json and the weights, as safetensors in the type they are stored in.
 
-        Every file is written beside its place and renamed, so that saving onto the very directory the model is
-        mapped from is safe, and a failure leaves the old files as they were. Shards and indexes of an earlier
+        All files are written beside their places and then renamed, so that saving onto the very directory the model
+        is mapped from is safe, and a failed write leaves the old files as they were. Shards and indexes of an earlier
         save that no longer belong are removed.
 
         Args:
@@ -345,12 +345,30 @@ class XLMRobertaPreTrainedModel:
         config = copy.deepcopy(self.config)
         config.architectures = [type(self).__name__]
         config.dtype = self.dtype.name
+        config.tie_word_embeddings = self.is_tied
         config.validate()
-        config.to_json_string()  # fails here, before anything is written, if it is no JSON
+        self._check_describes_params(config)
+        text = config.to_json_string()
         path.mkdir(parents=True, exist_ok=True)
         tensors = {name: to_numpy(array) for name, array in self._saved().items()}
-        save_tensors(path, tensors, max_shard_size)
-        config.save_pretrained(path)
+        save_tensors(path, tensors, max_shard_size, {CONFIG_FILE: text})
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the decoder's weight is the token table; of a model without a decoder, what its config says."""
+        return self.config.tie_word_embeddings
+
+    def _check_describes_params(self, config: XLMRobertaConfig) -> None:
+        """Refuse a config that was changed after the parameters were made: nobody could load the two together."""
+        specification = self._specification(config, self.is_tied, self.params.head is not None)
+        described = {parameter.name: parameter.shape for parameter in trees.leaves(specification)}
+        there = {parameter.name: parameter.shape for parameter in trees.leaves(self._specified)}
+        for name in described.keys() | there.keys():
+            if described.get(name) != there.get(name):
+                raise ValueError(
+                    f"The config describes {name} as {described.get(name)}, but the model has {there.get(name)}; a "
+                    "model's sizes cannot be changed by its config alone."
+                )
 
     def _saved(self) -> dict[str, Array]:
         """What a checkpoint holds: each array once."""

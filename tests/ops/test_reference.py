@@ -54,6 +54,19 @@ def test_of_equal_logits_the_smaller_id_comes_first() -> None:
     assert top.ids.tolist() == [[1, 3, 4, 2, 0, 5]]
 
 
+@pytest.mark.parametrize("hidden", [slice(4, None), slice(0, 6), slice(2, 9)])
+@pytest.mark.parametrize("chunk", [3, 100])
+def test_tokens_ruled_out_by_their_bias(hidden: slice, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference_ops, "VOCABULARY_CHUNK", chunk)
+    bias = RANDOM.normal(size=11)
+    bias[hidden] = -np.inf
+    with np.errstate(divide="ignore"):  # the logarithm of an empty sum is what it should be
+        top, _ = REFERENCE.vocabulary_top_k.forward(np.zeros((2, 1)), LinearParams(np.zeros((11, 1)), bias), 8)
+    assert all(len(set(row)) == 8 for row in top.ids.tolist())
+    np.testing.assert_array_equal(top.logits[0], -np.sort(-bias)[:8])
+    np.testing.assert_allclose(top.log_sum_exp, np.log(np.exp(bias).sum()))
+
+
 def test_logits_that_overflow_exponentials_still_sum() -> None:
     params = LinearParams(np.zeros((2, 1)), np.array([5000.0, 5000.0]))
     top, _ = REFERENCE.vocabulary_top_k.forward(np.ones((1, 1)), params, 1)

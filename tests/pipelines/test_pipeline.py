@@ -181,3 +181,30 @@ def test_the_reference_loads_what_it_compares_with(exact: Pair) -> None:
     ours = AutoModelForMaskedLM.from_pretrained(exact.directory).state_dict()
     for name, parameter in again.state_dict().items():
         assert np.array_equal(ours[name], parameter.numpy())
+
+
+def test_arguments_that_a_loaded_model_cannot_follow(exact: Pair) -> None:
+    model, tokenizer = exact.ours.model, exact.ours.tokenizer
+    for argument in ({"dtype": "float16"}, {"config": XLMRobertaConfig()}, {"model_kwargs": {"variant": "fp16"}}):
+        with pytest.raises(TypeError, match=rf"loaded already, so {next(iter(argument))} cannot change it"):
+            pipeline("fill-mask", model, tokenizer=tokenizer, **argument)
+
+
+def test_settings_are_checked_before_anything_is_loaded() -> None:
+    with pytest.raises(TypeError, match=r"fill-mask has no setting attn_implementation; .* go into model_kwargs"):
+        pipeline("fill-mask", "nowhere/at-all", attn_implementation="eager")
+
+
+def test_model_kwargs_may_say_everything(exact: Pair, tmp_path: Path) -> None:
+    settings = {"dtype": "float64", "cache_dir": tmp_path, "attn_implementation": "eager", "output_loading_info": True}
+    fill_mask = pipeline("fill-mask", exact.directory, model_kwargs=settings)
+    assert fill_mask.model.dtype == np.float64
+    assert fill_mask.model.attn_implementation == "eager"
+
+
+def test_a_model_that_pads_with_another_token(exact: Pair, tmp_path: Path) -> None:
+    directory = shutil.copytree(exact.directory, tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**config, "pad_token_id": 0}))
+    with pytest.raises(ValueError, match="pads with 1, and the model counts positions from pad_token_id 0"):
+        pipeline("fill-mask", directory)

@@ -305,3 +305,12 @@ def test_no_config(tmp_path: Path, hub: HubServer) -> None:
         with pytest.raises(CheckpointError, match=r"has no config\.json"):
             describe(source)
     assert hub.downloaded() == {}
+
+
+@pytest.mark.parametrize("change", [{"hidden_size": 48}, {"num_hidden_layers": 40}, {"vocab_size": 62}])
+def test_a_config_of_another_model(tmp_path: Path, change: dict[str, int]) -> None:
+    save_reference(tmp_path, "XLMRobertaModel")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(CheckpointError, match="but the weights hold"):
+        describe(tmp_path)

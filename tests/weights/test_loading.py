@@ -20,6 +20,7 @@ from tests.reference_models import TINY, random_ids, save_reference
 from xlmr_np import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel, trees
 from xlmr_np.weights.errors import CheckpointError
 from xlmr_np.weights.loading import COMPARED_ROWS, Loaded, LoadReport, Mismatch, load_parameters
+from xlmr_np.weights.safetensors_format import read_safetensors, write_safetensors
 from xlmr_np.weights.specification import encoder_specification, masked_lm_specification
 
 TOKEN_TABLE = "roberta.embeddings.word_embeddings.weight"
@@ -60,6 +61,17 @@ def write(saved: dict[str, Path], tmp_path: Path) -> Callable[..., Path]:
         return directory
 
     return write
+
+
+def test_numbers_beyond_float16_are_refused_by_name(tmp_path: Path) -> None:
+    save_reference(tmp_path, "XLMRobertaModel")
+    tensors = dict(read_safetensors(tmp_path / "model.safetensors"))
+    bias = "encoder.layer.1.output.dense.bias"
+    tensors[bias] = np.full_like(tensors[bias], 1e6)
+    write_safetensors(tmp_path / "model.safetensors", tensors)
+    with pytest.raises(ValueError, match=rf"{bias} holds numbers beyond float16's 65504"):
+        XLMRobertaModel.from_pretrained(tmp_path, dtype="float16")
+    assert XLMRobertaModel.from_pretrained(tmp_path, dtype="bfloat16").dtype.name == "bfloat16"
 
 
 def state_of(directory: Path) -> State:

@@ -336,6 +336,27 @@ def test_tensors_that_no_file_can_hold_touch_nothing(tmp_path: Path) -> None:
     assert contents(tmp_path) == before
 
 
+def test_a_config_that_describes_another_model_touches_nothing(tmp_path: Path) -> None:
+    save_reference(tmp_path, "XLMRobertaModel")
+    model = XLMRobertaModel.from_pretrained(tmp_path, dtype="float32")
+    files = contents(tmp_path)
+    for name, value in (("hidden_size", 48), ("num_hidden_layers", 3), ("vocab_size", 60)):
+        before = getattr(model.config, name)
+        setattr(model.config, name, value)
+        with pytest.raises(ValueError, match="but the model has"):
+            model.save_pretrained(tmp_path)
+        setattr(model.config, name, before)
+    assert contents(tmp_path) == files
+
+
+def test_the_saved_config_says_whether_the_decoder_is_tied(tmp_path: Path) -> None:
+    save_reference(tmp_path, "XLMRobertaForMaskedLM")
+    model = XLMRobertaForMaskedLM.from_pretrained(tmp_path)
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(tmp_path)
+    assert XLMRobertaForMaskedLM.from_pretrained(tmp_path).is_tied
+
+
 def test_a_config_that_cannot_be_saved_touches_nothing(tmp_path: Path) -> None:
     save_reference(tmp_path, "XLMRobertaModel")
     model = XLMRobertaModel.from_pretrained(tmp_path, dtype="float32")

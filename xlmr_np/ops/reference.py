@@ -79,8 +79,8 @@ def vocabulary_top_k_forward(x: Float[Array, "N D"], params: LinearParams, k: in
         chunk = LinearParams(*(leaf[start : min(start + VOCABULARY_CHUNK, size), ...] for leaf in params))
         logits = at_least_float32(linear_forward(x, chunk)[0])
         among, places = _largest(logits, min(k, logits.shape[1]))
-        largest = among[:, :1]
-        log_sum_exp = xp.log(xp.sum(xp.exp(logits - largest), axis=1)) + largest[:, 0]
+        shift = xp.where(xp.isfinite(among[:, :1]), among[:, :1], xp.zeros_like(among[:, :1]))
+        log_sum_exp = xp.log(xp.sum(xp.exp(logits - shift), axis=1)) + shift[:, 0]
         return TopK(among, places + start, log_sum_exp)
 
     best = best_of(0)
@@ -104,9 +104,8 @@ def _largest(logits: Float[Array, "N V"], k: int) -> tuple[Float[Array, "N k"], 
     A few rounds of argmax are quicker than sorting: for 250,002 logits and k = 5, 1 ms against 70 ms a row.
     """
     xp = array_namespace(logits)
-    if k > ROUNDS_OF_ARGMAX:
-        places = xp.argsort(logits, axis=1, descending=True, stable=True)[:, :k]
-        return xp.take_along_axis(logits, places, axis=1), places
+    if k > ROUNDS_OF_ARGMAX or not bool(xp.all(xp.isfinite(logits))):  # a round marks what it took by -inf
+        return _sorted(logits, k)
     column = xp.arange(logits.shape[1], device=logits.device)[None, :]
     lowest = xp.asarray(-xp.inf, dtype=logits.dtype, device=logits.device)
     remaining, rounds = logits, []
@@ -114,6 +113,13 @@ def _largest(logits: Float[Array, "N V"], k: int) -> tuple[Float[Array, "N k"], 
         rounds.append(xp.argmax(remaining, axis=1, keepdims=True))
         remaining = xp.where(column == rounds[-1], lowest, remaining)
     places = xp.concat(rounds, axis=1)
+    return xp.take_along_axis(logits, places, axis=1), places
+
+
+def _sorted(logits: Float[Array, "N V"], k: int) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
+    """As `_largest`, by sorting each row."""
+    xp = array_namespace(logits)
+    places = xp.argsort(logits, axis=1, descending=True, stable=True)[:, :k]
     return xp.take_along_axis(logits, places, axis=1), places
 
 

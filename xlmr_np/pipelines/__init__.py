@@ -1,5 +1,6 @@
 """Tasks in two lines: `pipeline(task, model=...)` loads what a task needs, and a call runs it on text."""
 
+import inspect
 import os
 from typing import Any
 
@@ -46,7 +47,7 @@ def pipeline(
         torch_dtype: see there.
         device: "cpu", "cuda", "cuda:1", or a number, where -1 is the CPU.
         device_map: see there.
-        model_kwargs: further arguments of `from_pretrained`.
+        model_kwargs: further arguments of `from_pretrained`; they win over those above.
         **settings: of the task, such as `top_k` and `batch_size` for fill-mask.
 
     Raises:
@@ -60,6 +61,11 @@ def pipeline(
     if model is None:
         raise ValueError(f"The task {task!r} needs a model: pass model= a directory or a hub id.")
     pipeline_class, model_class = TASKS[task]
+    unknown = settings.keys() - inspect.signature(pipeline_class).parameters.keys()
+    if unknown:
+        raise TypeError(
+            f"{task} has no setting {', '.join(sorted(unknown))}; arguments of from_pretrained go into model_kwargs."
+        )
     location: dict[str, Any] = {
         "revision": revision,
         "cache_dir": cache_dir,
@@ -70,6 +76,10 @@ def pipeline(
     if isinstance(model, XLMRobertaPreTrainedModel):
         if not isinstance(model, model_class):
             raise ValueError(f"The task {task!r} needs a {model_class.__name__}; got a {type(model).__name__}.")
+        given = {"config": config, "torch_dtype": torch_dtype, "model_kwargs": model_kwargs}
+        ignored = [name for name, value in given.items() if value is not None] + ["dtype"] * (dtype != "auto")
+        if ignored:
+            raise TypeError(f"The model is loaded already, so {', '.join(ignored)} cannot change it; leave it out.")
         if tokenizer is None:
             raise ValueError("With a loaded model, pass its tokenizer too: tokenizer= one, a directory or a hub id.")
     else:
@@ -82,16 +92,17 @@ def pipeline(
         moves = device is not None or device_map is not None
         loaded = model.to(resolve_device(device, device_map)) if moves else model
     else:
-        loaded = model_class.from_pretrained(
-            model,
-            config=config,
-            dtype=dtype,
-            torch_dtype=torch_dtype,
-            device=device,
-            device_map=device_map,
+        loading = {
+            "config": config,
+            "dtype": dtype,
+            "torch_dtype": torch_dtype,
+            "device": device,
+            "device_map": device_map,
             **location,
             **(model_kwargs or {}),
-        )
+            "output_loading_info": False,
+        }
+        loaded = model_class.from_pretrained(model, **loading)
     random_weights = [*loaded.load_report.missing, *(each.name for each in loaded.load_report.mismatched)]
     if random_weights:
         raise ValueError(

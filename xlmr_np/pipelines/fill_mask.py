@@ -59,6 +59,11 @@ class FillMaskPipeline:
                 f"The tokenizer has {len(tokenizer)} tokens and the model {model.config.vocab_size}, so they do not "
                 "belong together; take both from one checkpoint."
             )
+        if tokenizer.pad_token_id != model.config.pad_token_id:
+            raise ValueError(
+                f"The tokenizer pads with {tokenizer.pad_token_id}, and the model counts positions from pad_token_id "
+                f"{model.config.pad_token_id} + 1, so they do not belong together; take both from one checkpoint."
+            )
         self.model = model
         self.tokenizer = tokenizer
         self.top_k = top_k
