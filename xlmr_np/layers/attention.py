@@ -121,6 +121,7 @@ def attention_backward(
     In the packed layout the key spans must lie end to end, as the query spans do; in training they always do.
     """
     if isinstance(cache, PackedAttentionCache):
+        assert isinstance(mask, PackedMask)  # as it was in the forward pass
         xp = array_namespace(d_context)
         parts = [
             _padded_attention_backward(_heads_first(d_context[queries, ...][None, ...]), own, dropout, sentence)

@@ -10,11 +10,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
+def no_backward(*_: Any) -> Any:
+    """Stands where an engine has no backward pass."""
+    raise NotImplementedError("This operation is for inference: it made no cache, and there is no backward pass.")
+
+
 class Op(NamedTuple):
     """One operation: `forward(...) -> (y, cache)`, and its backward where the engine has one."""
 
     forward: Callable[..., Any]
-    backward: Callable[..., Any] | None = None
+    backward: Callable[..., Any] = no_backward
 
 
 class Ops(NamedTuple):
