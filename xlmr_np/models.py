@@ -31,7 +31,7 @@ from xlmr_np.ops import Ops, without_caches
 from xlmr_np.ops.reference import REFERENCE, TopK
 from xlmr_np.outputs import BaseModelOutput, MaskedLMOutput, ModelOutput
 from xlmr_np.weights.checkpoint import find_weight_files, read_tensors
-from xlmr_np.weights.initialization import check_size, initial_array
+from xlmr_np.weights.initialization import check_size, count_parameters, initial_array
 from xlmr_np.weights.loading import Loaded, LoadReport, load_parameters
 from xlmr_np.weights.saving import save_tensors
 from xlmr_np.weights.specification import (
@@ -229,7 +229,7 @@ class XLMRobertaPreTrainedModel:
             config, unknown = config_class.from_pretrained(
                 config or source, return_unused_kwargs=True, **location, **config_overrides
             )
-        if "quantization_config" in unknown:
+        if unknown.pop("quantization_config", None) is not None:
             raise NotImplementedError("quantization_config is not supported yet; load the model without it.")
         meaningful = [name for name in unknown if name not in MEANINGLESS_ARGUMENTS]
         if meaningful:
@@ -299,7 +299,7 @@ class XLMRobertaPreTrainedModel:
 
     def num_parameters(self) -> int:
         """The number of weights, tied ones once."""
-        return sum(parameter.size for parameter in trees.leaves(self._specified))
+        return count_parameters(self._specified)
 
     def named(self, tree: trees.Tree) -> dict[str, Any]:
         """The leaves of a tree with the structure of `params` (the parameters, their gradients), by official name."""
