@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from tests.libraries import LIBRARIES, Library, check_record, to_numpy
-from xlmr_np.layers.linear import LinearParams, linear_forward
+from xlmr_np import trees
+from xlmr_np.layers.linear import LinearParams, linear_backward, linear_forward
+from xlmr_np.losses.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from xlmr_np.ops import Ops, without_caches
 from xlmr_np.ops import reference as reference_ops
 from xlmr_np.ops.reference import REFERENCE
@@ -46,6 +48,42 @@ def test_vocabulary_top_k(library: Library, chunk: int, monkeypatch: pytest.Monk
     np.testing.assert_array_equal(to_numpy(top.ids), order)
     np.testing.assert_allclose(to_numpy(top.logits), np.take_along_axis(logits, order, 1), atol=1e-14)
     np.testing.assert_allclose(to_numpy(top.log_sum_exp), np.log(np.exp(logits).sum(1)), atol=1e-13)
+
+
+LABELS = np.array([10, -100, 0, 3, -100, 7])
+
+
+@EVERY_LIBRARY
+@pytest.mark.parametrize("chunk", [1, 4, 100])
+@pytest.mark.parametrize("labels", [LABELS, np.full(6, -100)], ids=["some ignored", "all ignored"])
+def test_vocabulary_cross_entropy_is_linear_then_cross_entropy(
+    library: Library, chunk: int, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reference_ops, "VOCABULARY_CHUNK", chunk)
+    x, params, d_loss = RANDOM.normal(size=(6, 4)), linear(11, 4), np.asarray(1.7)
+    logits, linear_cache = linear_forward(x, params)
+    expected, cross_entropy_cache = cross_entropy_forward(logits, labels)
+    d_logits = cross_entropy_backward(d_loss, cross_entropy_cache, labels)
+    expected_gradients = linear_backward(d_logits, linear_cache, params)
+
+    arguments = library.array(x), library.tree(params), library.array(labels)
+    loss, cache = REFERENCE.vocabulary_cross_entropy.forward(*arguments)
+    check_record(cache)
+    np.testing.assert_allclose(to_numpy(loss), expected, rtol=1e-13)
+    gradients = REFERENCE.vocabulary_cross_entropy.backward(library.array(d_loss), cache, *arguments[1:])
+    for ours, theirs in zip(trees.leaves(to_numpy(gradients)), trees.leaves(expected_gradients), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-14)
+
+
+def test_vocabulary_cross_entropy_of_large_logits_and_half_weights() -> None:
+    params = LinearParams(np.array([[1e4], [-1e4], [9e3]], np.float16), np.zeros(3, np.float16))
+    x, labels = np.ones((2, 1), np.float32), np.array([0, 2])
+    loss, cache = REFERENCE.vocabulary_cross_entropy.forward(x, params, labels)
+    assert loss == 500  # (0 + 1000) / 2
+    d_x, d_params = REFERENCE.vocabulary_cross_entropy.backward(np.float32(1), cache, params, labels)
+    np.testing.assert_array_equal(d_x, [[0], [500]])
+    assert d_params.weight.dtype == d_params.bias.dtype == np.float32
+    np.testing.assert_array_equal(d_params.bias, [0.5, 0, -0.5])
 
 
 def test_of_equal_logits_the_smaller_id_comes_first() -> None:

@@ -33,6 +33,7 @@ class Ops(NamedTuple):
         feed_forward: (x, params, activation, eps, dropout) -> y
         linear_activation: (x, params, activation) -> y
         layer_norm: (x, params, eps) -> y
+        vocabulary_cross_entropy: (x, params, labels) -> loss
         vocabulary_top_k: (x, params, k) -> TopK; forward only
     """
 
@@ -43,6 +44,7 @@ class Ops(NamedTuple):
     feed_forward: Op
     linear_activation: Op
     layer_norm: Op
+    vocabulary_cross_entropy: Op
     vocabulary_top_k: Op
 
 

@@ -1,8 +1,9 @@
 """The reference engine: the seam's operations composed from the textbook, on any array library."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from xlmr_np.arrays import Array, array_namespace, at_least_float32
 from xlmr_np.layers.activations import ActivationCache, activation_backward, activation_forward
@@ -12,6 +13,7 @@ from xlmr_np.layers.embeddings import embeddings_forward
 from xlmr_np.layers.feed_forward import feed_forward_backward, feed_forward_forward
 from xlmr_np.layers.layer_norm import layer_norm_backward, layer_norm_forward
 from xlmr_np.layers.linear import LinearCache, LinearParams, linear_backward, linear_forward
+from xlmr_np.losses.cross_entropy import IGNORED_LABEL
 from xlmr_np.ops import Op, Ops
 
 VOCABULARY_CHUNK = 16384  # rows of the vocabulary whose logits exist at a time
@@ -23,6 +25,13 @@ class LinearActivationCache(NamedTuple):
 
     linear: LinearCache
     activation: ActivationCache
+
+
+class VocabularyCrossEntropyCache(NamedTuple):
+    """The input, and for each row the logarithm of the sum of the exponentials of all its logits."""
+
+    x: Float[Array, "N D"]
+    log_sum_exp: Float[Array, " N"]
 
 
 class TopK(NamedTuple):
@@ -66,26 +75,96 @@ def linear_activation_backward(
     return linear_backward(activation_backward(d_y, cache.activation, activation), cache.linear, params)
 
 
+def vocabulary_cross_entropy_forward(
+    x: Float[Array, "N D"], params: LinearParams, labels: Int[Array, " N"]
+) -> tuple[Float[Array, ""], VocabularyCrossEntropyCache]:
+    """The cross-entropy of `labels` under the logits `x Wᵀ + b`, as `losses.cross_entropy` defines it.
+
+    The vocabulary is walked in chunks of rows with the logarithm of the sum of exponentials so far (CE.3), so that the
+    [N, V] logits never exist.
+    """
+    xp = array_namespace(x)
+    minus_infinity = xp.full(labels.shape, -xp.inf, dtype=at_least_float32(x[:0, ...]).dtype, device=x.device)
+    log_sum_exp, of_label = minus_infinity, minus_infinity
+    for rows in _chunks(params):
+        logits = _chunk_logits(x, params, rows)
+        log_sum_exp = xp.logaddexp(log_sum_exp, _log_sum_exp(logits))
+        here = (labels >= rows.start) & (labels < rows.stop)
+        column = xp.where(here, labels - rows.start, xp.zeros_like(labels))
+        of_label = xp.where(here, xp.take_along_axis(logits, column[:, None], axis=1)[:, 0], of_label)
+    is_counted = labels != IGNORED_LABEL
+    losses = xp.where(is_counted, log_sum_exp - of_label, xp.zeros_like(of_label))
+    return xp.sum(losses) / _number_of(is_counted, losses), VocabularyCrossEntropyCache(x, log_sum_exp)
+
+
+def vocabulary_cross_entropy_backward(
+    d_loss: Float[Array, ""], cache: VocabularyCrossEntropyCache, params: LinearParams, labels: Int[Array, " N"]
+) -> tuple[Float[Array, "N D"], LinearParams]:
+    """The gradients of x [N, D] and of the parameters: CE.5 and LIN.3 to LIN.5, on logits computed again by chunks."""
+    x, log_sum_exp = cache
+    xp = array_namespace(x)
+    is_counted = labels != IGNORED_LABEL
+    scale = xp.where(is_counted, d_loss / _number_of(is_counted, log_sum_exp), xp.zeros_like(log_sum_exp))
+    d_x = xp.zeros_like(x)
+    d_params = LinearParams(*(xp.empty(leaf.shape, dtype=x.dtype, device=x.device) for leaf in params))
+    for rows in _chunks(params):
+        probabilities = xp.exp(_chunk_logits(x, params, rows) - log_sum_exp[:, None])
+        column = xp.arange(rows.start, rows.stop, device=x.device)
+        one_hot = xp.astype(column[None, :] == labels[:, None], probabilities.dtype)
+        d_logits = xp.astype((probabilities - one_hot) * scale[:, None], x.dtype, copy=False)
+        d_x_part, d_part = linear_backward(d_logits, LinearCache(x), _rows_of(params, rows))
+        d_x = d_x + d_x_part
+        d_params.weight[rows, ...] = d_part.weight
+        d_params.bias[rows, ...] = d_part.bias
+    return d_x, d_params
+
+
+def _chunks(params: LinearParams) -> Iterator[slice]:
+    """Ranges of rows that make up the vocabulary, `VOCABULARY_CHUNK` at a time."""
+    size = params.weight.shape[0]
+    for start in range(0, size, VOCABULARY_CHUNK):
+        yield slice(start, min(start + VOCABULARY_CHUNK, size))
+
+
+def _rows_of(params: LinearParams, rows: slice) -> LinearParams:
+    return LinearParams(params.weight[rows, ...], params.bias[rows, ...])
+
+
+def _chunk_logits(x: Float[Array, "N D"], params: LinearParams, rows: slice) -> Float[Array, "N chunk"]:
+    """The logits of some rows of the vocabulary, in at least float32."""
+    return at_least_float32(linear_forward(x, _rows_of(params, rows))[0])
+
+
+def _log_sum_exp(logits: Float[Array, "N chunk"]) -> Float[Array, " N"]:
+    """log Σ exp of each row, with the row's maximum taken out first."""
+    xp = array_namespace(logits)
+    largest = xp.max(logits, axis=1)
+    shift = xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))
+    return xp.log(xp.sum(xp.exp(logits - shift[:, None]), axis=1)) + shift
+
+
+def _number_of(is_counted: Bool[Array, " N"], like: Float[Array, " N"]) -> Float[Array, ""]:
+    """How many rows count, at least 1, as a number of the type of `like`."""
+    xp = array_namespace(like)
+    return xp.clip(xp.sum(xp.astype(is_counted, like.dtype)), min=1.0)
+
+
 def vocabulary_top_k_forward(x: Float[Array, "N D"], params: LinearParams, k: int) -> tuple[TopK, None]:
     """The k tokens with the largest logits `x Wᵀ + b`, in falling order; of equal ones the smaller id first.
 
     The vocabulary is walked in chunks of rows, with the best k and the sum of exponentials so far, so that
     neither all logits nor a converted copy of a half-precision table ever exists. Logits are in at least float32.
     """
-    xp = array_namespace(x)
-    size = params.weight.shape[0]
 
-    def best_of(start: int) -> TopK:
-        chunk = LinearParams(*(leaf[start : min(start + VOCABULARY_CHUNK, size), ...] for leaf in params))
-        logits = at_least_float32(linear_forward(x, chunk)[0])
+    def best_of(rows: slice) -> TopK:
+        logits = _chunk_logits(x, params, rows)
         among, places = _largest(logits, min(k, logits.shape[1]))
-        shift = xp.where(xp.isfinite(among[:, :1]), among[:, :1], xp.zeros_like(among[:, :1]))
-        log_sum_exp = xp.log(xp.sum(xp.exp(logits - shift), axis=1)) + shift[:, 0]
-        return TopK(among, places + start, log_sum_exp)
+        return TopK(among, places + rows.start, _log_sum_exp(logits))
 
-    best = best_of(0)
-    for start in range(VOCABULARY_CHUNK, size, VOCABULARY_CHUNK):
-        best = _merge(best, best_of(start), k)
+    first, *others = _chunks(params)
+    best = best_of(first)
+    for rows in others:
+        best = _merge(best, best_of(rows), k)
     return best, None
 
 
@@ -131,5 +210,6 @@ REFERENCE = Ops(
     feed_forward=Op(feed_forward_forward, feed_forward_backward),
     linear_activation=Op(linear_activation_forward, linear_activation_backward),
     layer_norm=Op(layer_norm_forward, layer_norm_backward),
+    vocabulary_cross_entropy=Op(vocabulary_cross_entropy_forward, vocabulary_cross_entropy_backward),
     vocabulary_top_k=Op(vocabulary_top_k_forward),
 )
