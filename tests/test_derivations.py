@@ -8,11 +8,23 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = sorted((ROOT / "docs" / "derivations").glob("*.md"))
 SOURCES = [file for folder in ("layers", "heads", "losses", "ops") for file in (ROOT / "xlmr_np" / folder).glob("*.py")]
+DERIVED = [file for file in SOURCES if file.parent.name != "ops" and file.stem != "__init__"]
 TAG = r"\b[A-Z]{2,3}\.\d+\b"
 
 
 def defined_tags(page: Path) -> list[str]:
     return re.findall(rf"^    ({TAG})   ", page.read_text(), re.MULTILINE)
+
+
+def test_every_file_has_a_page_and_every_page_a_file() -> None:
+    assert sorted(page.stem for page in PAGES) == sorted(file.stem for file in DERIVED)
+
+
+def test_every_backward_function_is_named_on_its_page() -> None:
+    named = {page.stem: set(re.findall(r"`(\w+)`", page.read_text())) for page in PAGES}
+    for file in DERIVED:
+        functions = set(re.findall(r"^def ([a-z]\w*_backward)\(", file.read_text(), re.MULTILINE))
+        assert functions <= named.get(file.stem, set()), file
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

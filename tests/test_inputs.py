@@ -10,10 +10,10 @@ from hypothesis.extra import numpy as arrays
 from xlmr_np.arrays import dtype_from_name
 from xlmr_np.config import XLMRobertaConfig
 from xlmr_np.inputs import (
-    check_labels,
     check_places,
-    first_real_token,
-    lay_back,
+    first_token_backward,
+    first_token_forward,
+    in_layout,
     pack,
     prepare_inputs,
     real_rows,
@@ -114,15 +114,17 @@ def test_the_padded_layout_on_request() -> None:
     np.testing.assert_array_equal(inputs.ids, IDS)
     np.testing.assert_array_equal(inputs.mask.is_visible[:, 0, 0], IDS != 1)
     x = np.ones((2, 4, 3))
-    np.testing.assert_array_equal(lay_back(x, inputs), x * (IDS != 1)[..., None])
     np.testing.assert_array_equal(real_rows(x, inputs), np.ones((5, 3)))
+    np.testing.assert_array_equal(in_layout(np.ones((5, 3)), inputs), x * (IDS != 1)[..., None])
 
 
 def test_the_first_real_token_on_either_side() -> None:
     hidden = np.arange(24.0).reshape(3, 4, 2)
     is_real = np.array([[1, 1, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]], bool)
-    hidden = hidden * is_real[..., None]
-    np.testing.assert_array_equal(first_real_token(hidden, is_real), [hidden[0, 0], hidden[1, 2], [0, 0]])
+    rows = hidden[is_real]
+    np.testing.assert_array_equal(first_token_forward(rows, is_real), [hidden[0, 0], hidden[1, 2], [0, 0]])
+    d_first = np.array([[1.0, 2], [3, 4], [5, 6]])
+    np.testing.assert_array_equal(first_token_backward(d_first, is_real), [[1, 2], [0, 0], [3, 4], [0, 0]])
 
 
 def test_the_length_limit_counts_tokens_and_not_padding() -> None:
@@ -204,19 +206,6 @@ def test_bad_input_is_named(name: str) -> None:
 def test_a_config_without_padding_is_refused() -> None:
     with pytest.raises(ValueError, match="pad_token_id is None"):
         prepare_inputs(XLMRobertaConfig(pad_token_id=None), [[5]])
-
-
-def test_labels_are_checked() -> None:
-    is_real = np.array([[True, True, False]])
-    np.testing.assert_array_equal(check_labels([[3, -100, -100]], is_real, 4), [[3, -100, -100]])
-    with pytest.raises(ValueError, match=r"labels\[0, 1\] is 4; .*number of classes of 4 allows 0 to 3"):
-        check_labels([[3, 4, -100]], is_real, 4)
-    with pytest.raises(ValueError, match=r"labels\[0, 2\] is 1, but there is padding; write -100 there"):
-        check_labels([[3, -100, 1]], is_real, 4)
-    with pytest.raises(ValueError, match=r"labels has shape \(1, 2\)"):
-        check_labels([[3, 3]], is_real, 4)
-    with pytest.raises(TypeError, match="integers; it holds float64"):
-        check_labels([[3.0, 3.0, 3.0]], is_real, 4)
 
 
 def test_places_are_checked() -> None:

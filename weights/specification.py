@@ -15,6 +15,8 @@ from typing import Literal
 from xlmr_np.config import XLMRobertaConfig
 from xlmr_np.encoder import EncoderParams
 from xlmr_np.heads.masked_lm import MaskedLMParams
+from xlmr_np.heads.multiple_choice import MultipleChoiceParams
+from xlmr_np.heads.sequence_classification import SequenceClassificationParams
 from xlmr_np.layers.add_norm import AddNormParams
 from xlmr_np.layers.embeddings import EmbeddingsParams
 from xlmr_np.layers.encoder_layer import EncoderLayerParams
@@ -137,3 +139,26 @@ def masked_lm_specification(config: XLMRobertaConfig, is_tied: bool) -> MaskedLM
             bias=Parameter(TIED_DECODER_BIAS if is_tied else DECODER_BIAS, (vocabulary,), "zeros"),
         ),
     )
+
+
+def classifier_specification(config: XLMRobertaConfig, outputs: int) -> LinearParams:
+    """One projection of every token, or of every pooled sentence."""
+    return _linear("classifier", outputs, config.hidden_size)
+
+
+def sequence_classification_specification(config: XLMRobertaConfig) -> SequenceClassificationParams:
+    """The classifier of sentences."""
+    return SequenceClassificationParams(
+        dense=_linear("classifier.dense", config.hidden_size, config.hidden_size),
+        out_proj=_linear("classifier.out_proj", config.num_labels, config.hidden_size),
+    )
+
+
+def question_answering_specification(config: XLMRobertaConfig) -> LinearParams:
+    """The projection of every token onto start and end."""
+    return _linear("qa_outputs", 2, config.hidden_size)
+
+
+def multiple_choice_specification(config: XLMRobertaConfig) -> MultipleChoiceParams:
+    """The pooler, and one logit for every choice."""
+    return MultipleChoiceParams(pooler_specification(config), classifier_specification(config, 1))

@@ -13,10 +13,11 @@ from xlmr_np.layers.encoder_layer import (
     EncoderLayerCache,
     EncoderLayerParams,
     EncoderSetting,
+    encoder_layer_backward,
     encoder_layer_forward,
 )
 from xlmr_np.layers.self_attention import LayerDropout, Past
-from xlmr_np.ops import Ops
+from xlmr_np.ops import Ops, without_caches
 
 
 class EncoderParams(NamedTuple):
@@ -26,11 +27,17 @@ class EncoderParams(NamedTuple):
     layers: tuple[EncoderLayerParams, ...]
 
 
+class LayerInput(NamedTuple):
+    """What is kept of a layer that the backward pass is to run again."""
+
+    x: Float[Array, "*batch D"]
+
+
 class EncoderCache(NamedTuple):
     """The cache of the embeddings, and a list of the layers' caches, which the backward pass pops."""
 
     embeddings: object
-    layers: list[EncoderLayerCache]
+    layers: list[EncoderLayerCache | LayerInput]
 
 
 class EncoderDropout(NamedTuple):
@@ -86,12 +93,71 @@ def encoder_forward(
     setting: EncoderSetting,
     ops: Ops,
     dropout: EncoderDropout | None = None,
-    past: tuple[Past, ...] | None = None,
+    checkpoint_layers: bool = False,
 ) -> tuple[Float[Array, "*batch D"], EncoderCache]:
-    """The hidden states after the last layer; the arguments are those of `encoder_steps`."""
-    steps = encoder_steps(ids, token_types, positions, params, mask, setting, ops, dropout, past)
+    """The hidden states after the last layer, and what `encoder_backward` needs.
+
+    Args:
+        ids: padded [B, T] or packed [N], as `mask` says; so are the next two.
+        token_types: rows of the token-type table.
+        positions: rows of the position table.
+        params: of the encoder.
+        mask: who sees whom.
+        setting: number of heads, activation, eps.
+        ops: the engine.
+        dropout: None for none.
+        checkpoint_layers: keep only each layer's input in place of its cache, and let the backward pass run the layer
+            again: about a third more work for a fraction of the memory (Chen et al. 2016, arXiv:1604.06174).
+    """
+    first_ops = without_caches(ops)._replace(embed=ops.embed) if checkpoint_layers else ops
+    steps = encoder_steps(ids, token_types, positions, params, mask, setting, first_ops, dropout)
     x, embeddings_cache = next(steps)
-    layer_caches = []
-    for x, layer_cache in steps:  # noqa: B007 - the last x is the result, and earlier ones are not kept alive
-        layer_caches.append(layer_cache)
+    layer_caches: list[EncoderLayerCache | LayerInput] = []
+    for y, layer_cache in steps:
+        layer_caches.append(LayerInput(x) if checkpoint_layers else layer_cache)
+        x = y
     return x, EncoderCache(embeddings_cache, layer_caches)
+
+
+def encoder_backward(
+    d_x: Float[Array, "*batch D"],
+    cache: EncoderCache,
+    ids: Int[Array, "*batch"],
+    token_types: Int[Array, "*batch"],
+    positions: Int[Array, "*batch"],
+    params: EncoderParams,
+    mask: Mask,
+    setting: EncoderSetting,
+    ops: Ops,
+    pad_id: int | None,
+    dropout: EncoderDropout | None = None,
+) -> EncoderParams:
+    """The gradients of all parameters, given that of the hidden states after the last layer.
+
+    The layers' caches are popped from the cache as they are used, so that memory falls while gradients grow.
+
+    Args:
+        d_x: padded [B, T, D] or packed [N, D], as `mask` says.
+        cache: from `encoder_forward`; empty afterwards.
+        ids: as in the forward pass; so are the others not named here.
+        token_types: see there.
+        positions: see there.
+        params: see there.
+        mask: see there.
+        setting: see there.
+        ops: see there.
+        pad_id: the row of the token and position tables that gets no gradient from here.
+        dropout: see there.
+    """
+    drops = dropout or EncoderDropout.none(len(params.layers))
+    d_layers: list[EncoderLayerParams] = []
+    for layer, layer_dropout in zip(reversed(params.layers), reversed(drops.layers), strict=True):
+        layer_cache = cache.layers.pop()
+        if isinstance(layer_cache, LayerInput):
+            _, layer_cache = encoder_layer_forward(layer_cache.x, layer, mask, setting, ops, layer_dropout)
+        d_x, d_layer = encoder_layer_backward(d_x, layer_cache, layer, mask, setting, ops, layer_dropout)
+        d_layers.append(d_layer)
+    d_embeddings = ops.embed.backward(
+        d_x, cache.embeddings, ids, token_types, positions, params.embeddings, pad_id, drops.embeddings
+    )
+    return EncoderParams(d_embeddings, tuple(reversed(d_layers)))

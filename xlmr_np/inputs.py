@@ -5,9 +5,11 @@ Decided here and nowhere else:
 - With ids, positions come from the ids; with embeddings, from the mask.
 - The length limit is `max_position_embeddings - pad_token_id - 1`, the token-type limit `type_vocab_size`.
 - A two-dimensional mask leads to the packed layout; masks of three and four dimensions need the padded one.
+- A decoder's token sees no later one, unless a mask of three or four dimensions says who sees whom.
 - What the encoder computes is laid back into the users' rectangle with zeros at padding.
 """
 
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +19,6 @@ from xlmr_np.arrays import Array, array_namespace, to_numpy
 from xlmr_np.config import XLMRobertaConfig
 from xlmr_np.layers.attention import Mask, PackedMask, PaddedMask, Spans
 from xlmr_np.layers.embeddings import position_ids as positions_of
-from xlmr_np.losses.cross_entropy import IGNORED_LABEL
 
 
 class EncoderInputs(NamedTuple):
@@ -29,6 +30,7 @@ class EncoderInputs(NamedTuple):
     mask: Mask
     is_real: Bool[Array, "B T"]
     token_table: Float[Array, "rows D"] | None  # the users' own embeddings, when they replace the table
+    sentences_per_example: int = 1  # the choices of multiple choice; the rows of an example follow each other
 
 
 def longest_sequence(config: XLMRobertaConfig) -> int:
@@ -76,7 +78,7 @@ def prepare_inputs(
         ids = _indices("input_ids", input_ids, config.vocab_size, "vocab_size")
         is_token = ids != pad_id
     else:
-        embeddings = _array("inputs_embeds", inputs_embeds, "f", ("batch", "tokens", "hidden_size"))
+        embeddings = read_array("inputs_embeds", inputs_embeds, "f", ("batch", "tokens", "hidden_size"))
         if embeddings.shape[2] != config.hidden_size:
             raise ValueError(
                 f"inputs_embeds has width {embeddings.shape[2]}, but the model's hidden_size is {config.hidden_size}."
@@ -89,24 +91,33 @@ def prepare_inputs(
     token_types = np.zeros_like(ids)
     if token_type_ids is not None:
         token_types = _indices("token_type_ids", token_type_ids, config.type_vocab_size, "type_vocab_size")
-        _check_shape("token_type_ids", token_types, ids.shape)
+        check_shape("token_type_ids", token_types, ids.shape)
     if position_ids is not None:
         size = config.max_position_embeddings
         given = _indices("position_ids", position_ids, size, "max_position_embeddings")
         positions = np.repeat(given, len(ids), axis=0) if len(given) == 1 else given
-        _check_shape("position_ids", positions, ids.shape)
+        check_shape("position_ids", positions, ids.shape)
     else:
         counted = is_token if token_table is None else is_real
         _check_length(counted, limit, config)
         positions = positions_of(counted.astype(np.int64), pad_id)
 
     if is_visible is not None or padded:
-        mask = PaddedMask(is_real[:, None, None, :] if is_visible is None else is_visible)
+        if is_visible is None:
+            is_visible = is_real[:, None, None, :]
+            if config.is_decoder:
+                is_visible = is_visible & np.tri(ids.shape[1], dtype=bool)
+        mask = PaddedMask(is_visible)
         return EncoderInputs(ids, token_types, positions, mask, is_real, token_table)
     lengths = is_real.sum(axis=1)
     spans = Spans(lengths.cumsum() - lengths, lengths)
     return EncoderInputs(
-        ids[is_real], token_types[is_real], positions[is_real], PackedMask(spans, spans), is_real, token_table
+        ids[is_real],
+        token_types[is_real],
+        positions[is_real],
+        PackedMask(spans, spans, config.is_decoder),
+        is_real,
+        token_table,
     )
 
 
@@ -144,10 +155,10 @@ def visibility(
         )
     batch, length = is_token.shape
     if mask.ndim == 2:
-        _check_shape("attention_mask", mask, (batch, length))
+        check_shape("attention_mask", mask, (batch, length))
         return mask != 0, None
     if mask.ndim == 3:
-        _check_shape("attention_mask", mask, (batch, length, length))
+        check_shape("attention_mask", mask, (batch, length, length))
         return is_token, (mask != 0)[:, None, :, :]
     if mask.ndim != 4 or any(
         size not in allowed
@@ -170,21 +181,21 @@ def visibility(
     )
 
 
-def pack(x: Array, is_real: Bool[Array, "B T"]) -> Array:
-    """The rows of `x` [B, T, ...] at real tokens, end to end: [N, ...]."""
+def pack(x: Array, is_chosen: Bool[Array, "*places"]) -> Array:
+    """The rows of `x` [*places, ...] where `is_chosen`, end to end: [N, ...]. `unpack` is its backward pass."""
     xp = array_namespace(x)
-    (rows,) = xp.nonzero(xp.reshape(is_real, (-1,)))
-    return xp.take(xp.reshape(x, (-1, *x.shape[2:])), rows, axis=0)
+    (rows,) = xp.nonzero(xp.reshape(is_chosen, (-1,)))
+    return xp.take(xp.reshape(x, (-1, *x.shape[is_chosen.ndim :])), rows, axis=0)
 
 
-def unpack(y: Array, is_real: Bool[Array, "B T"]) -> Array:
-    """The inverse of `pack`, with zeros at padding: [N, ...] to [B, T, ...]."""
+def unpack(y: Array, is_chosen: Bool[Array, "*places"]) -> Array:
+    """The rows of `y` [N, ...] laid where `is_chosen`, zeros elsewhere: [*places, ...]. `pack` is its backward pass."""
     xp = array_namespace(y)
-    shape = (*is_real.shape, *y.shape[1:])
-    (rows,) = xp.nonzero(xp.reshape(is_real, (-1,)))
-    if rows.shape[0] == is_real.shape[0] * is_real.shape[1]:  # no padding: spare the copy
+    shape = (*is_chosen.shape, *y.shape[1:])
+    (rows,) = xp.nonzero(xp.reshape(is_chosen, (-1,)))
+    if rows.shape[0] == prod(is_chosen.shape):  # all of them: spare the copy
         return xp.reshape(y, shape)
-    padded = xp.zeros((shape[0] * shape[1], *y.shape[1:]), dtype=y.dtype, device=y.device)
+    padded = xp.zeros((prod(is_chosen.shape), *y.shape[1:]), dtype=y.dtype, device=y.device)
     padded[rows] = y
     return xp.reshape(padded, shape)
 
@@ -194,40 +205,63 @@ def real_rows(x: Array, inputs: EncoderInputs) -> Array:
     return x if isinstance(inputs.mask, PackedMask) else pack(x, inputs.is_real)
 
 
-def lay_back(x: Array, inputs: EncoderInputs) -> Array:
-    """An array in the inputs' layout, [N, ...] or [B, T, ...], as [B, T, ...] with zeros at padding."""
-    if isinstance(inputs.mask, PackedMask):
-        return unpack(x, inputs.is_real)
-    xp = array_namespace(x)
-    is_real = xp.reshape(inputs.is_real, (*inputs.is_real.shape, *(1,) * (x.ndim - 2)))
-    return xp.where(is_real, x, xp.zeros_like(x))
+def in_layout(rows: Array, inputs: EncoderInputs) -> Array:
+    """The rows at real tokens, [N, ...], in the inputs' layout: the backward pass of `real_rows`."""
+    return rows if isinstance(inputs.mask, PackedMask) else unpack(rows, inputs.is_real)
 
 
-def first_real_token(hidden_states: Float[Array, "B T D"], is_real: Bool[Array, "B T"]) -> Float[Array, "B D"]:
-    """The hidden state of each row's first real token; zeros for a row that has none."""
-    xp = array_namespace(hidden_states)
-    batch, length, width = hidden_states.shape
-    first = xp.argmax(xp.astype(is_real, xp.int8), axis=1)
-    rows = first + length * xp.arange(batch, device=hidden_states.device)
-    return xp.take(xp.reshape(hidden_states, (batch * length, width)), rows, axis=0)
+def first_token_forward(rows: Float[Array, "N D"], is_real: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+    """The state of each sentence's first real token, its classification token; zeros for one that has none."""
+    return unpack(pack(rows, _is_first(is_real)), array_namespace(is_real).any(is_real, axis=1))
 
 
-def check_labels(labels: Any, is_real: Bool[Array, "B T"], number_of_classes: int) -> Int[Array, "B T"]:
-    """The labels of tokens as an array, if each is a class or -100, and -100 wherever there is padding.
+def first_token_backward(d_first: Float[Array, "B D"], is_real: Bool[Array, "B T"]) -> Float[Array, "N D"]:
+    """The gradient of the rows at real tokens: that of the first tokens, and zeros at all others."""
+    return unpack(pack(d_first, array_namespace(is_real).any(is_real, axis=1)), _is_first(is_real))
+
+
+def _is_first(is_real: Bool[Array, "B T"]) -> Bool[Array, " N"]:
+    """Which of the N real tokens are the first of their sentence."""
+    _, places = token_places(is_real)
+    return pack(places, is_real) == 0
+
+
+def token_places(is_real: Bool[Array, "B T"]) -> tuple[Int[Array, "B T"], Int[Array, "B T"]]:
+    """For every token, the number of its sentence, and how many real tokens of that sentence stand before it."""
+    xp = array_namespace(is_real)
+    real = xp.astype(is_real, xp.int64)
+    sentences = xp.broadcast_to(xp.arange(is_real.shape[0], device=is_real.device)[:, None], is_real.shape)
+    return sentences, xp.cumulative_sum(real, axis=1) - real
+
+
+def sentence_places(is_real: Bool[Array, "B T"]) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+    """For a vector per sentence, what `token_places` says of its first token."""
+    xp = array_namespace(is_real)
+    sentences = xp.arange(is_real.shape[0], device=is_real.device)
+    return sentences, xp.zeros_like(sentences)
+
+
+def flat_choices(arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """Arguments of multiple choice, [B, C, T, ...] each, as those of B·C sentences; and C.
 
     Raises:
-        ValueError: naming the first label that is not.
-        TypeError: labels are not integers.
+        ValueError: an array lacks the axes, or has other choices than the rest.
     """
-    array = _array("labels", labels, "iu", ("batch", "tokens"))
-    _check_shape("labels", array, is_real.shape)
-    is_counted = array != IGNORED_LABEL
-    _check_range("labels", np.where(is_counted, array, 0), number_of_classes, "number of classes")
-    for row, column in np.argwhere(is_counted & ~is_real)[:1]:
-        raise ValueError(
-            f"labels[{row}, {column}] is {array[row, column]}, but there is padding; write {IGNORED_LABEL} there."
-        )
-    return array.astype(np.int64)
+    flat, leading = dict(arguments), set()
+    for name, given in arguments.items():
+        if given is not None:
+            array = _rectangle(name, given)
+            axes = 4 if name == "inputs_embeds" else 3
+            if array.ndim != axes:
+                raise ValueError(
+                    f"{name} of multiple choice needs the axes [questions, choices, tokens{', width' * (axes == 4)}]; "
+                    f"its shape is {array.shape}."
+                )
+            leading.add(array.shape[:2])
+            flat[name] = array.reshape(prod(array.shape[:2]), *array.shape[2:])
+    if len(leading) > 1:
+        raise ValueError(f"The arguments have different numbers of questions and choices: {sorted(leading)}.")
+    return flat, leading.pop()[1] if leading else 1
 
 
 def check_places(where: Any, is_real: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
@@ -237,8 +271,8 @@ def check_places(where: Any, is_real: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
         ValueError: a place is padding, or the shape does not fit.
         TypeError: these are not booleans.
     """
-    places = _array("where", where, "b", ("batch", "tokens"))
-    _check_shape("where", places, is_real.shape)
+    places = read_array("where", where, "b", ("batch", "tokens"))
+    check_shape("where", places, is_real.shape)
     for row, column in np.argwhere(places & ~is_real)[:1]:
         raise ValueError(f"where[{row}, {column}] chooses a place that is padding.")
     return places
@@ -258,8 +292,13 @@ def _rectangle(name: str, x: Any) -> np.ndarray:
         raise TypeError(f"{name} cannot be read as a NumPy array ({error}); pass one.") from error
 
 
-def _array(name: str, x: Any, kinds: str, axes: tuple[str, ...]) -> np.ndarray:
-    """`x` as an array of one of the wanted kinds (letters of NumPy's `dtype.kind`) with the wanted axes."""
+def read_array(name: str, x: Any, kinds: str, axes: tuple[str, ...]) -> np.ndarray:
+    """`x` as an array of one of the wanted kinds (letters of NumPy's `dtype.kind`) with the wanted axes.
+
+    Raises:
+        ValueError: it has other axes, an empty one, or rows of different lengths.
+        TypeError: it holds something else.
+    """
     array = _rectangle(name, x)
     if array.ndim != len(axes) or 0 in array.shape:
         raise ValueError(
@@ -272,20 +311,23 @@ def _array(name: str, x: Any, kinds: str, axes: tuple[str, ...]) -> np.ndarray:
 
 def _indices(name: str, x: Any, size: int, field: str) -> np.ndarray:
     """`x` as an array [B, T] of indices into a table of `size` rows, a size that the config calls `field`."""
-    array = _array(name, x, "iu", ("batch", "tokens"))
-    _check_range(name, array, size, field)
+    array = read_array(name, x, "iu", ("batch", "tokens"))
+    check_indices(name, array, size, field)
     return array.astype(np.int64, copy=False)
 
 
-def _check_shape(name: str, x: np.ndarray, shape: tuple[int, ...]) -> None:
+def check_shape(name: str, x: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Refuse an array of another shape than the inputs ask for (ValueError)."""
     if x.shape != tuple(shape):
         raise ValueError(f"{name} has shape {x.shape}, but the inputs ask for {tuple(shape)}.")
 
 
-def _check_range(name: str, x: np.ndarray, size: int, field: str) -> None:
-    for row, column in np.argwhere((x < 0) | (x >= size))[:1]:
+def check_indices(name: str, x: np.ndarray, size: int, field: str) -> None:
+    """Refuse numbers that are not from 0 to `size - 1`, a limit that is called `field` (ValueError)."""
+    for place in np.argwhere((x < 0) | (x >= size))[:1]:
         raise ValueError(
-            f"{name}[{row}, {column}] is {x[row, column]}; the model's {field} of {size} allows 0 to {size - 1}."
+            f"{name}[{', '.join(map(str, place))}] is {x[tuple(place)]}; "
+            f"the model's {field} of {size} allows 0 to {size - 1}."
         )
 
 

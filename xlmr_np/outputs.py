@@ -6,7 +6,16 @@ from typing import Any
 
 from xlmr_np.arrays import Array
 
-__all__ = ["BaseModelOutput", "MaskedLMOutput", "ModelOutput"]
+__all__ = [
+    "BaseModelOutput",
+    "CausalLMOutput",
+    "MaskedLMOutput",
+    "ModelOutput",
+    "MultipleChoiceModelOutput",
+    "QuestionAnsweringModelOutput",
+    "SequenceClassifierOutput",
+    "TokenClassifierOutput",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,17 +77,61 @@ class BaseModelOutput(ModelOutput):
 
 
 @dataclass(frozen=True, eq=False)
-class MaskedLMOutput(ModelOutput):
-    """What `XLMRobertaForMaskedLM` returns; V is the size of the vocabulary.
+class LogitsOutput(ModelOutput):
+    """What models with one kind of logits return; what the logits are, their classes say.
 
     Attributes:
-        loss: the mean cross-entropy over the labelled tokens, when labels were given.
-        logits: [B, T, V]; zeros at padding.
+        loss: when labels were given.
+        logits: see the class; None from a training step of a language model, which never makes all of them.
         hidden_states: see `BaseModelOutput`.
         attentions: see `BaseModelOutput`.
     """
 
     loss: Array | None = None
-    logits: Array = None
+    logits: Array | None = None
+    hidden_states: tuple[Array | None, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedLMOutput(LogitsOutput):
+    """What `XLMRobertaForMaskedLM` returns: logits [B, T, V], zeros at padding."""
+
+
+@dataclass(frozen=True, eq=False)
+class CausalLMOutput(LogitsOutput):
+    """What `XLMRobertaForCausalLM` returns: logits [B, T, V] of each next token, zeros at padding."""
+
+
+@dataclass(frozen=True, eq=False)
+class SequenceClassifierOutput(LogitsOutput):
+    """What `XLMRobertaForSequenceClassification` returns: logits [B, C]."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenClassifierOutput(LogitsOutput):
+    """What `XLMRobertaForTokenClassification` returns: logits [B, T, C], zeros at padding."""
+
+
+@dataclass(frozen=True, eq=False)
+class MultipleChoiceModelOutput(LogitsOutput):
+    """What `XLMRobertaForMultipleChoice` returns: logits [B, C], one for each choice of each question."""
+
+
+@dataclass(frozen=True, eq=False)
+class QuestionAnsweringModelOutput(ModelOutput):
+    """What `XLMRobertaForQuestionAnswering` returns.
+
+    Attributes:
+        loss: when both positions were given.
+        start_logits: [B, T], for the answer to start at each token; -inf at padding.
+        end_logits: [B, T], for the answer to end there; -inf at padding.
+        hidden_states: see `BaseModelOutput`.
+        attentions: see `BaseModelOutput`.
+    """
+
+    loss: Array | None = None
+    start_logits: Array = None
+    end_logits: Array = None
     hidden_states: tuple[Array | None, ...] | None = None
     attentions: tuple[Array, ...] | None = None

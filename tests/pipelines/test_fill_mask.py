@@ -271,7 +271,7 @@ def test_bytes_are_not_token_ids(exact: Pair) -> None:
 @pytest.fixture
 def rows_of_logits(exact: Pair, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows of logits each call of the engine's `vocabulary_top_k` computes."""
-    rows, model, original = [], exact.ours.model, exact.ours.model.ops.vocabulary_top_k.forward
+    rows, model, original = [], exact.ours.model, exact.ours.model.engine.inference.vocabulary_top_k.forward
 
     def counting(x: Any, *arguments: Any) -> Any:
         rows.append(x.shape[0])
@@ -280,7 +280,8 @@ def rows_of_logits(exact: Pair, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def forbidden(*arguments: Any, **keywords: Any) -> None:
         raise AssertionError("fill-mask needs no logits of the whole text")
 
-    monkeypatch.setattr(model, "ops", model.ops._replace(vocabulary_top_k=Op(counting)))
+    inference = model.engine.inference._replace(vocabulary_top_k=Op(counting))
+    monkeypatch.setattr(model, "engine", model.engine._replace(inference=inference))
     monkeypatch.setattr(XLMRobertaForMaskedLM, "forward", forbidden)
     monkeypatch.setattr(XLMRobertaForMaskedLM, "__call__", forbidden)
     return rows

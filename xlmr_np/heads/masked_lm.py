@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from xlmr_np.arrays import Array
 from xlmr_np.layers.layer_norm import LayerNormParams
@@ -35,10 +35,17 @@ class MaskedLMCache(NamedTuple):
     decoder: object
 
 
+class MaskedLMLossCache(NamedTuple):
+    """The caches of the transform, and of the decoder together with the loss."""
+
+    transform: TransformCache
+    cross_entropy: object
+
+
 def masked_lm_transform_forward(
     x: Float[Array, "*batch D"], params: MaskedLMParams, eps: float, ops: Ops
 ) -> tuple[Float[Array, "*batch D"], TransformCache]:
-    """LayerNorm(gelu(linear(x))): always the exact gelu, whatever the encoder's activation is."""
+    """LayerNorm(gelu(linear(x))): always the exact gelu, whatever the encoder's activation is (MLM.1, MLM.2)."""
     activated, dense_cache = ops.linear_activation.forward(x, params.dense, "gelu")
     y, layer_norm_cache = ops.layer_norm.forward(activated, params.layer_norm, eps)
     return y, TransformCache(dense_cache, layer_norm_cache)
@@ -47,7 +54,7 @@ def masked_lm_transform_forward(
 def masked_lm_forward(
     x: Float[Array, "*batch D"], params: MaskedLMParams, eps: float, ops: Ops
 ) -> tuple[Float[Array, "*batch V"], MaskedLMCache]:
-    """The logits [..., V] of hidden states [..., D]."""
+    """The logits [..., V] of hidden states [..., D] (MLM.3)."""
     transformed, transform_cache = masked_lm_transform_forward(x, params, eps, ops)
     (logits,), decoder_cache = ops.linears.forward(transformed, (params.decoder,))
     return logits, MaskedLMCache(transform_cache, decoder_cache)
@@ -56,7 +63,7 @@ def masked_lm_forward(
 def masked_lm_transform_backward(
     d_y: Float[Array, "*batch D"], cache: TransformCache, params: MaskedLMParams, eps: float, ops: Ops
 ) -> tuple[Float[Array, "*batch D"], LinearParams, LayerNormParams]:
-    """The gradients of x [..., D], of `dense` and of `layer_norm`."""
+    """The gradients of x [..., D], of `dense` and of `layer_norm` (MLM.7, MLM.8)."""
     d_activated, d_layer_norm = ops.layer_norm.backward(d_y, cache.layer_norm, params.layer_norm)
     d_x, d_dense = ops.linear_activation.backward(d_activated, cache.dense, params.dense, "gelu")
     return d_x, d_dense, d_layer_norm
@@ -65,7 +72,43 @@ def masked_lm_transform_backward(
 def masked_lm_backward(
     d_logits: Float[Array, "*batch V"], cache: MaskedLMCache, params: MaskedLMParams, eps: float, ops: Ops
 ) -> tuple[Float[Array, "*batch D"], MaskedLMParams]:
-    """The gradients of x [..., D] and of the parameters; a tied decoder's weight is to be added to the table's."""
+    """The gradients of x [..., D] and of the parameters (MLM.5 to MLM.8).
+
+    The weight of a tied decoder is the token table, whose gradient is the sum of both (MLM.9).
+    """
     d_transformed, (d_decoder,) = ops.linears.backward((d_logits,), cache.decoder, (params.decoder,))
+    d_x, d_dense, d_layer_norm = masked_lm_transform_backward(d_transformed, cache.transform, params, eps, ops)
+    return d_x, MaskedLMParams(d_dense, d_layer_norm, d_decoder)
+
+
+def masked_lm_loss_forward(
+    x: Float[Array, "N D"], params: MaskedLMParams, labels: Int[Array, " N"], eps: float, ops: Ops
+) -> tuple[Float[Array, ""], MaskedLMLossCache]:
+    """The cross-entropy of `labels` under the logits (MLM.4), without ever holding all [N, V] of them.
+
+    Args:
+        x: hidden states [N, D], best of the labelled tokens alone: the others cost as much and change nothing.
+        params: of the head, with the decoder's weight also where it is tied.
+        labels: [N], token ids, or -100 to leave a row out.
+        eps: of the layer norm.
+        ops: the engine; its `vocabulary_cross_entropy` walks the vocabulary in chunks (MLM.10).
+    """
+    transformed, transform_cache = masked_lm_transform_forward(x, params, eps, ops)
+    loss, cross_entropy_cache = ops.vocabulary_cross_entropy.forward(transformed, params.decoder, labels)
+    return loss, MaskedLMLossCache(transform_cache, cross_entropy_cache)
+
+
+def masked_lm_loss_backward(
+    d_loss: Float[Array, ""],
+    cache: MaskedLMLossCache,
+    params: MaskedLMParams,
+    labels: Int[Array, " N"],
+    eps: float,
+    ops: Ops,
+) -> tuple[Float[Array, "N D"], MaskedLMParams]:
+    """The gradients of x [N, D] and of the parameters, as of `masked_lm_backward`, in chunks too (MLM.11, MLM.12)."""
+    d_transformed, d_decoder = ops.vocabulary_cross_entropy.backward(
+        d_loss, cache.cross_entropy, params.decoder, labels
+    )
     d_x, d_dense, d_layer_norm = masked_lm_transform_backward(d_transformed, cache.transform, params, eps, ops)
     return d_x, MaskedLMParams(d_dense, d_layer_norm, d_decoder)

@@ -10,30 +10,56 @@ from xlmr_np.arrays import Array, array_namespace
 class Philox(NamedTuple):
     """A key of the counter-based generator Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405).
 
-    The bit of an attention probability is a function of the key and of (sentence, head, row, column) alone,
-    hence the same in every layout, tiling and engine.
+    A bit is a function of the key and of a place alone: (sentence, head, row, column) for an attention probability,
+    (sentence, row, column) for a feature of a token. It is hence the same in every layout, tiling and engine.
+    Every dropout of a step needs a key of its own.
     """
 
     low: int
     high: int
 
 
+class TokenKey(NamedTuple):
+    """The key for the features of tokens, and where each token of the layout stands.
+
+    A token has the number of its sentence in the batch, and its own number among the tokens of that sentence.
+    """
+
+    key: Philox
+    sentences: Int[Array, "*batch"]
+    rows: Int[Array, "*batch"]
+
+
 class Dropout(NamedTuple):
-    """Which elements survive: `keep` is True at those, or the key from which attention draws it."""
+    """Which elements survive: `keep` is True at those, or the key from which it is drawn.
+
+    Attention takes a `Philox`, a layer that treats each token alone a `TokenKey`.
+    """
 
     rate: float
-    keep: Bool[Array, "..."] | Philox
+    keep: Bool[Array, "..."] | Philox | TokenKey
 
 
 def dropout_forward(x: Float[Array, "*shape"], dropout: Dropout | None) -> Float[Array, "*shape"]:
     """Zero the dropped elements of `x` and divide the others by `1 - rate`, which keeps the expectation.
 
-    None drops nothing. There is no cache, because the bits are passed to the backward function as well.
+    None drops nothing, and a rate of 1 drops everything. There is no cache, because the bits, or the key from which
+    they can be drawn again, are passed to the backward function as well.
+
+    Raises:
+        TypeError: `keep` is a `Philox` alone, which does not say where the elements stand.
     """
     if dropout is None:
         return x
+    rate, keep = dropout
+    if isinstance(keep, Philox):
+        raise TypeError(f"{keep} does not say where the elements of x stand; put it into a TokenKey.")
     xp = array_namespace(x)
-    return xp.where(dropout.keep, x, xp.zeros_like(x)) / (1.0 - dropout.rate)
+    zeros = xp.zeros_like(x)
+    if rate == 1.0:
+        return zeros
+    bits = token_keep(keep, rate, x) if isinstance(keep, TokenKey) else keep
+    return xp.where(bits, x, zeros) / (1.0 - rate)
 
 
 def dropout_backward(d_y: Float[Array, "*shape"], dropout: Dropout | None) -> Float[Array, "*shape"]:
@@ -42,7 +68,7 @@ def dropout_backward(d_y: Float[Array, "*shape"], dropout: Dropout | None) -> Fl
 
 
 def attention_keep(key: Philox, rate: float, sentence: int, like: Float[Array, "H T S"]) -> Bool[Array, "H T S"]:
-    """True where the attention probabilities of one sentence survive; `like` gives shape and library.
+    """True where the attention probabilities of one sentence survive; `like` gives shape and library (DO.4).
 
     Column s of row t of head h takes word s mod 4 of the block with the counter (s div 4, t, h, sentence),
     and survives if that word is below (1 - rate) 2³².
@@ -53,16 +79,37 @@ def attention_keep(key: Philox, rate: float, sentence: int, like: Float[Array, "
     def axis(size: int, *shape: int) -> Int[Array, "..."]:
         return xp.reshape(xp.arange(size, dtype=xp.int64, device=like.device), shape)
 
-    blocks = -(-columns // 4)
-    shape = (heads, rows, blocks)
-    counter = (
-        xp.broadcast_to(axis(blocks, 1, 1, blocks), shape),
-        xp.broadcast_to(axis(rows, 1, rows, 1), shape),
-        xp.broadcast_to(axis(heads, heads, 1, 1), shape),
-        xp.full(shape, sentence, dtype=xp.int64, device=like.device),
-    )
-    words = xp.reshape(xp.stack(philox_block(counter, key), axis=-1), (heads, rows, 4 * blocks))
-    return words[:, :, :columns] < round((1.0 - rate) * 2**32)
+    sentences = xp.full((1, 1, 1), sentence, dtype=xp.int64, device=like.device)
+    return _keep(key, rate, columns, axis(rows, 1, rows, 1), axis(heads, heads, 1, 1), sentences)
+
+
+def token_keep(token_key: TokenKey, rate: float, like: Float[Array, "*batch D"]) -> Bool[Array, "*batch D"]:
+    """True where the features of tokens survive; `like` gives shape and library (DO.5).
+
+    Column c of token r of sentence b takes word c mod 4 of the block with the counter (c div 4, r, 0, b), and
+    survives if that word is below (1 - rate) 2³².
+    """
+    xp = array_namespace(like)
+    key, sentences, rows = token_key
+    row, sentence = (xp.astype(number[..., None], xp.int64, copy=False) for number in (rows, sentences))
+    return _keep(key, rate, like.shape[-1], row, xp.zeros_like(row), sentence)
+
+
+def _keep(
+    key: Philox,
+    rate: float,
+    columns: int,
+    row: Int[Array, "#*place 1"],
+    head: Int[Array, "#*place 1"],
+    sentence: Int[Array, "#*place 1"],
+) -> Bool[Array, "*place columns"]:
+    """True where columns 0, 1, … of the rows at these places survive (DO.6); one counter serves four columns."""
+    xp = array_namespace(row)
+    block = xp.arange(-(-columns // 4), dtype=xp.int64, device=row.device)
+    counter = tuple(xp.broadcast_arrays(block, row, head, sentence))
+    words = xp.stack(philox_block(counter, key), axis=-1)
+    each = xp.reshape(words, (*words.shape[:-2], 4 * words.shape[-2]))
+    return each[..., :columns] < round((1.0 - rate) * 2**32)
 
 
 def philox_block(counter: tuple[Int[Array, "..."], ...], key: Philox) -> tuple[Int[Array, "..."], ...]:

@@ -78,7 +78,7 @@ def encoder_layer_backward(
     ops: Ops,
     dropout: LayerDropout = LayerDropout(),
 ) -> tuple[Float[Array, "*batch D"], EncoderLayerParams]:
-    """The gradients of x [..., D] and of the parameters: the two sublayers, last to first."""
+    """The gradients of x [..., D] and of the parameters: the two sublayers, last to first (EL.3, EL.4)."""
     d_attended, d_feed_forward = ops.feed_forward.backward(
         d_y, cache.feed_forward, params.feed_forward, setting.activation, setting.eps, dropout.feed_forward
     )

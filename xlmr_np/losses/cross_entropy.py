@@ -24,30 +24,34 @@ def cross_entropy_forward(
     If every row is ignored the loss is 0: there is nothing to be wrong about.
 
     Args:
-        logits: [N, C].
-        labels: [N], each from 0 to C - 1, or -100 to leave the row out.
+        logits: [N, C]; -inf rules a class out, and a counted row with such a label has an infinite loss.
+        labels: [N], each from 0 to C - 1, or -100 to leave the row out, whatever its logits are.
     """
     xp = array_namespace(logits)
     wide = at_least_float32(logits)
     is_counted = labels != IGNORED_LABEL
-    counted = xp.astype(is_counted, wide.dtype)
     index = xp.where(is_counted, labels, xp.zeros_like(labels))
-    shifted = wide - xp.max(wide, axis=1, keepdims=True)
+    largest = xp.max(wide, axis=1, keepdims=True)
+    shifted = wide - xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))
     exponentials = xp.exp(shifted)
     total = xp.sum(exponentials, axis=1, keepdims=True)
-    log_likelihood = xp.take_along_axis(shifted - xp.log(total), index[:, None], axis=1)[:, 0]
-    number = xp.clip(xp.sum(counted), min=1.0)
-    loss = -xp.sum(log_likelihood * counted) / number
-    return loss, CrossEntropyCache(exponentials / total, is_counted)
+    divisor = xp.where(total == 0.0, xp.ones_like(total), total)  # 0: every class is ruled out
+    surprisal = xp.take_along_axis(xp.log(divisor) - shifted, index[:, None], axis=1)[:, 0]
+    number = xp.clip(xp.sum(xp.astype(is_counted, wide.dtype)), min=1.0)
+    loss = xp.sum(xp.where(is_counted, surprisal, xp.zeros_like(surprisal))) / number
+    return loss, CrossEntropyCache(exponentials / divisor, is_counted)
 
 
 def cross_entropy_backward(
     d_loss: Float[Array, ""], cache: CrossEntropyCache, labels: Int[Array, " N"]
 ) -> Float[Array, "N C"]:
-    """The gradient of the logits [N, C]: (softmax - one-hot of the label) / number of counted rows (CE.5)."""
+    """The gradient of the logits [N, C]: (softmax - one-hot of the label) / number of counted rows (CE.5).
+
+    Exactly 0 at -inf logits other than the label, and in every row that is left out.
+    """
     xp = array_namespace(cache.probabilities)
     classes = xp.arange(cache.probabilities.shape[1], device=cache.probabilities.device)
     one_hot = xp.astype(classes[None, :] == labels[:, None], cache.probabilities.dtype)
-    counted = xp.astype(cache.is_counted, cache.probabilities.dtype)
-    number = xp.clip(xp.sum(counted), min=1.0)
-    return (cache.probabilities - one_hot) * (d_loss * counted / number)[:, None]
+    number = xp.clip(xp.sum(xp.astype(cache.is_counted, cache.probabilities.dtype)), min=1.0)
+    d_logits = (cache.probabilities - one_hot) * (d_loss / number)
+    return xp.where(cache.is_counted[:, None], d_logits, xp.zeros_like(d_logits))

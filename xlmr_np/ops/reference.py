@@ -9,7 +9,7 @@ from xlmr_np.arrays import Array, array_namespace, at_least_float32
 from xlmr_np.layers.activations import ActivationCache, activation_backward, activation_forward
 from xlmr_np.layers.add_norm import add_norm_backward, add_norm_forward
 from xlmr_np.layers.attention import attention_backward, attention_forward
-from xlmr_np.layers.embeddings import embeddings_forward
+from xlmr_np.layers.embeddings import embeddings_backward, embeddings_forward
 from xlmr_np.layers.feed_forward import feed_forward_backward, feed_forward_forward
 from xlmr_np.layers.layer_norm import layer_norm_backward, layer_norm_forward
 from xlmr_np.layers.linear import LinearCache, LinearParams, linear_backward, linear_forward
@@ -203,7 +203,7 @@ def _sorted(logits: Float[Array, "N V"], k: int) -> tuple[Float[Array, "N k"], I
 
 
 REFERENCE = Ops(
-    embed=Op(embeddings_forward),
+    embed=Op(embeddings_forward, embeddings_backward),
     linears=Op(linears_forward, linears_backward),
     attention=Op(attention_forward, attention_backward),
     add_norm=Op(add_norm_forward, add_norm_backward),

@@ -1,0 +1,189 @@
+"""What users pass as the right answers, checked once here, on the host, in NumPy arrays.
+
+Decided here and nowhere else:
+- -100 leaves a token, a sentence or a question out of the loss.
+- A label at padding, or for a sentence without a real token, is an error.
+- If every label is left out, the loss is 0, with a warning.
+"""
+
+import logging
+from typing import Any, Literal, cast
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from xlmr_np.arrays import Array, to_numpy
+from xlmr_np.inputs import check_indices, check_shape, read_array
+from xlmr_np.losses.cross_entropy import IGNORED_LABEL
+
+logger = logging.getLogger("xlmr_np")
+
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
+
+
+def token_labels(
+    labels: Any, is_real: Bool[Array, "B T"], number_of_classes: int, name: str = "labels"
+) -> Int[Array, "B T"]:
+    """One class for every token, or -100, as it must be at padding.
+
+    Raises:
+        ValueError: the shape is not that of the tokens, a label is no class, or stands at padding.
+        TypeError: labels are not integers.
+    """
+    array = _classes(name, read_array(name, labels, "iu", ("batch", "tokens")), is_real.shape, number_of_classes)
+    for row, column in np.argwhere((array != IGNORED_LABEL) & ~is_real)[:1]:
+        raise ValueError(
+            f"{name}[{row}, {column}] is {array[row, column]}, but there is padding; write {IGNORED_LABEL} there."
+        )
+    _warn_if_nothing_counts(array)
+    return array
+
+
+def counted_items(labels: Int[Array, "*places"], number_of_items: Any = None) -> tuple[Bool[Array, "*places"], float]:
+    """Which labels count, and what makes their mean loss a sum divided by another number of items.
+
+    Raises:
+        ValueError: that number is not above 0.
+    """
+    is_counted = labels != IGNORED_LABEL
+    if number_of_items is None:
+        return is_counted, 1.0
+    number = float(number_of_items)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"num_items_in_batch must be a number above 0; it is {number_of_items!r}.")
+    return is_counted, float(is_counted.sum()) / number
+
+
+def sequence_labels(
+    labels: Any, problem_type: str | None, has_token: Bool[Array, " B"], number_of_labels: int
+) -> tuple[ProblemType, Int[Array, " B"] | Float[Array, "B C"]]:
+    """One answer for every sentence, and what kind of problem it belongs to.
+
+    Args:
+        labels: [B] classes or -100 (single label); [B, C] numbers from 0 to 1 (multi label); [B, C] numbers, or [B]
+            for one label (regression).
+        problem_type: what the config says; None infers it as the reference does: one label is regression, integers are
+            classes, and anything else is multi label.
+        has_token: which sentences have a real token.
+        number_of_labels: C.
+
+    Returns:
+        The problem type, and classes [B] or numbers [B, C].
+
+    Raises:
+        ValueError: the shape is not the problem's, a value is out of its range, or a sentence with a label is empty.
+        TypeError: classes are not integers.
+    """
+    array = _labels_array(labels)
+    if problem_type is None:
+        if number_of_labels == 1:
+            problem_type = "regression"
+        else:
+            problem_type = "single_label_classification" if array.dtype.kind in "iu" else "multi_label_classification"
+            if array.dtype.kind in "iu" and array.shape == (len(has_token), number_of_labels):
+                raise ValueError(
+                    f"labels of shape {array.shape} hold integers: for several labels a sentence, pass floats or set "
+                    'problem_type="multi_label_classification" in the config.'
+                )
+    if problem_type == "single_label_classification":
+        answers = class_labels(array, has_token, number_of_labels)
+    else:
+        answers = _numbers(array, (len(has_token), number_of_labels))
+        if problem_type == "multi_label_classification":
+            for row, column in np.argwhere((answers < 0) | (answers > 1))[:1]:
+                raise ValueError(
+                    f"labels[{row}, {column}] is {answers[row, column]}; whether a label applies goes from 0 to 1."
+                )
+        _check_has_token(np.ones(len(has_token), bool), has_token)
+    return cast(ProblemType, problem_type), answers
+
+
+def class_labels(labels: Any, has_token: Bool[Array, " B"], number_of_classes: int) -> Int[Array, " B"]:
+    """One class, or -100, for every sentence (or question): [B], or [B, 1].
+
+    Raises:
+        ValueError: the shape does not fit, a label is no class, or a labelled sentence has no real token.
+        TypeError: labels are not integers.
+    """
+    array = _labels_array(labels)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers, one class a sentence; they are {array.dtype}.")
+    classes = _classes("labels", array, has_token.shape, number_of_classes)
+    _check_has_token(classes != IGNORED_LABEL, has_token)
+    _warn_if_nothing_counts(classes)
+    return classes
+
+
+def span_labels(
+    start_positions: Any, end_positions: Any, is_real: Bool[Array, "B T"]
+) -> tuple[Int[Array, " B"], Int[Array, " B"]]:
+    """Where each answer starts and where it ends, [B] or [B, 1] each, as places in the row.
+
+    A place before the row means its classification token (a question without an answer), and one behind it leaves
+    the question out (an answer that was cut off): the reference's rule.
+
+    Raises:
+        ValueError: the shape does not fit, or a place is padding.
+        TypeError: places are not integers.
+    """
+    labels = tuple(
+        _places(name, places, is_real)
+        for name, places in (("start_positions", start_positions), ("end_positions", end_positions))
+    )
+    _warn_if_nothing_counts(*labels)
+    return labels[0], labels[1]
+
+
+def _labels_array(labels: Any) -> np.ndarray:
+    array = to_numpy(labels)
+    if array.ndim not in (1, 2) or array.dtype.kind not in "iufb" or array.size == 0:
+        raise ValueError(
+            f"labels must be numbers [batch] or [batch, labels]; these are {array.dtype} of shape {array.shape}."
+        )
+    return array
+
+
+def _classes(name: str, array: np.ndarray, shape: tuple[int, ...], number_of_classes: int) -> np.ndarray:
+    check_shape(name, array, shape)
+    is_counted = array != IGNORED_LABEL
+    check_indices(name, np.where(is_counted, array, 0), number_of_classes, "number of classes")
+    return array.astype(np.int64)
+
+
+def _numbers(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    numbers = array.astype(np.float64)
+    if numbers.ndim == 1 and shape[1] == 1:
+        numbers = numbers[:, None]
+    check_shape("labels", numbers, shape)
+    for row, column in np.argwhere(~np.isfinite(numbers))[:1]:
+        raise ValueError(f"labels[{row}, {column}] is {numbers[row, column]}; labels must be finite numbers.")
+    return numbers
+
+
+def _places(name: str, places: Any, is_real: np.ndarray) -> np.ndarray:
+    array = to_numpy(places)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, a place in each row; they are {array.dtype}.")
+    batch, length = is_real.shape
+    check_shape(name, array, (batch,))
+    array = np.where(array < 0, is_real.argmax(axis=1), array)
+    is_behind = array >= length
+    within = np.where(is_behind, 0, array)
+    for row in np.flatnonzero(~is_behind & ~is_real[np.arange(batch), within])[:1]:
+        raise ValueError(f"{name}[{row}] is {array[row]}, but there is padding; {length} leaves a question out.")
+    return np.where(is_behind, IGNORED_LABEL, within).astype(np.int64)
+
+
+def _check_has_token(is_labelled: np.ndarray, has_token: np.ndarray) -> None:
+    for row in np.flatnonzero(is_labelled & ~has_token)[:1]:
+        raise ValueError(f"labels[{row}] is given, but row {row} has no real token.")
+
+
+def _warn_if_nothing_counts(*labels: np.ndarray) -> None:
+    """Say that the loss is 0 because nothing is left in it, which is rarely what was meant."""
+    if all((array == IGNORED_LABEL).all() for array in labels):
+        logger.warning("Every label is left out, so that the loss is 0.")

@@ -1,0 +1,249 @@
+"""Running the encoder for a model class: for inference, and for training with what its backward pass needs."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypedDict
+
+import numpy as np
+
+from xlmr_np import trees
+from xlmr_np.arrays import Array, array_namespace, compute_dtype, to_device, to_numpy
+from xlmr_np.encoder import (
+    EncoderCache,
+    EncoderDropout,
+    EncoderParams,
+    encoder_backward,
+    encoder_forward,
+    encoder_steps,
+)
+from xlmr_np.inputs import EncoderInputs, in_layout, pack, prepare_inputs, real_rows, token_places, unpack
+from xlmr_np.layers.attention import PackedMask
+from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
+from xlmr_np.layers.encoder_layer import EncoderSetting
+from xlmr_np.layers.self_attention import LayerDropout
+from xlmr_np.models.pretrained import ATTENTION_LAYOUTS, XLMRobertaPreTrainedModel
+from xlmr_np.ops.reference import REFERENCE
+from xlmr_np.outputs import ModelOutput
+from xlmr_np.row_sparse import RowSparse
+
+NOT_OF_TRAINING = ("use_cache", "logits_to_keep")  # arguments of forward passes that change no loss
+
+
+class Requests(TypedDict, total=False):
+    """What a call may ask for besides its result; what it leaves out or sets to None, the config says.
+
+    Keys:
+        output_attentions: also return the attention probabilities.
+        output_hidden_states: also return the hidden states of all steps (True), or of some (an index or a list of them:
+            the others are None).
+        return_dict: False returns a plain tuple in place of a record.
+    """
+
+    output_attentions: bool | None
+    output_hidden_states: bool | int | list[int] | None
+    return_dict: bool | None
+
+
+class Encoded(NamedTuple):
+    """What the encoder made of some inputs: the last hidden state of the N real tokens, and what was requested."""
+
+    rows: Array  # [N, D]
+    hidden_states: tuple[Array | None, ...] | None
+    attentions: tuple[Array, ...] | None
+
+
+class TrainingPass(NamedTuple):
+    """A forward pass of the encoder, with all that its backward pass needs."""
+
+    rows: Array  # the last hidden state of the N real tokens, [N, D]
+    cache: EncoderCache
+    dropout: EncoderDropout
+
+
+class DropoutKeys:
+    """Draws the key of every place where something is dropped; without a generator nothing is."""
+
+    def __init__(self, generator: np.random.Generator | None) -> None:
+        self.generator = generator
+
+    def attention(self, rate: float) -> Dropout | None:
+        """For attention probabilities."""
+        key = self._draw(rate)
+        return None if key is None else Dropout(rate, key)
+
+    def tokens(self, rate: float, sentences: Array, rows: Array) -> Dropout | None:
+        """For the features of tokens that stand in these sentences, as their rows of these numbers."""
+        key = self._draw(rate)
+        return None if key is None else Dropout(rate, TokenKey(key, sentences, rows))
+
+    def _draw(self, rate: float) -> Philox | None:
+        if self.generator is None or rate == 0:
+            return None
+        low, high = self.generator.integers(2**32, size=2).tolist()
+        return Philox(low, high)
+
+
+class EncoderModel(XLMRobertaPreTrainedModel):
+    """A model that can run its encoder."""
+
+    forward: Callable[..., Any]
+
+    def __call__(self, *arguments: Any, **named_arguments: Any) -> Any:
+        """The same as `forward`."""
+        return self.forward(*arguments, **named_arguments)
+
+    def _prepare(self, output_attentions: bool = False, **arguments: Any) -> EncoderInputs:
+        """Check and lay out the arguments of a forward pass, on the model's device."""
+        for name in ("encoder_hidden_states", "encoder_attention_mask", "past_key_values"):
+            if arguments.pop(name, None) is not None:
+                raise NotImplementedError(f"{type(self).__name__} has no cross-attention or cache to take {name} yet.")
+        padded = output_attentions or ATTENTION_LAYOUTS[self.attn_implementation.removeprefix("paged|")] == "padded"
+        inputs = prepare_inputs(self.config, **arguments, padded=padded)
+        if inputs.token_table is not None:  # lists and NumPy's own results are float64; the model stays in its type
+            inputs = inputs._replace(token_table=inputs.token_table.astype(self._compute_dtype, copy=False))
+        return trees.map_leaves(self._to_device, inputs)
+
+    @property
+    def _compute_dtype(self) -> np.dtype:
+        """The type in which the model computes; half-precision weights are widened on a CPU."""
+        return compute_dtype(to_numpy(self.params.encoder.embeddings.layer_norm.weight))
+
+    def _to_device(self, leaf: Any) -> Any:
+        """Arrays on the model's device; numbers stay."""
+        return to_device(leaf, self.device) if hasattr(leaf, "shape") else leaf
+
+    def _encoder(self, inputs: EncoderInputs) -> tuple[EncoderParams, EncoderSetting]:
+        """The encoder's parameters, with the users' own embeddings in place of the token table, and its setting."""
+        config, params = self.config, self.params.encoder
+        if inputs.token_table is not None:
+            params = params._replace(embeddings=params.embeddings._replace(token=inputs.token_table))
+        return params, EncoderSetting(config.num_attention_heads, config.hidden_act, config.layer_norm_eps)
+
+    def _encode(self, inputs: EncoderInputs, requests: Requests | None = None) -> Encoded:
+        """Run the encoder for inference."""
+        params, setting = self._encoder(inputs)
+        output_attentions = self._wants_attentions(requests or {})
+        requested = (requests or {}).get("output_hidden_states")
+        selected = _selected_steps(
+            self.config.output_hidden_states or False if requested is None else requested, len(params.layers) + 1
+        )
+        ops = self.engine.inference
+        if output_attentions:
+            ops = ops._replace(attention=REFERENCE.attention)
+        hidden_states: list[Array | None] = []
+        attentions: list[Array] = []
+        steps = encoder_steps(inputs.ids, inputs.token_types, inputs.positions, params, inputs.mask, setting, ops)
+        for step, (x, cache) in enumerate(steps):
+            hidden_states.append(unpack(real_rows(x, inputs), inputs.is_real) if step in selected else None)
+            if output_attentions and step > 0:
+                probabilities = cache.attention.attention.softmax.probabilities
+                is_real_query = array_namespace(x).astype(inputs.is_real, probabilities.dtype)[:, None, :, None]
+                attentions.append(probabilities * is_real_query)
+        return Encoded(
+            real_rows(x, inputs),
+            tuple(hidden_states) if selected else None,
+            tuple(attentions) if output_attentions else None,
+        )
+
+    def _wants_attentions(self, requests: Requests) -> bool:
+        requested = requests.get("output_attentions")
+        return bool(self.config.output_attentions if requested is None else requested)
+
+    def _run(self, requests: Requests, **arguments: Any) -> tuple[EncoderInputs, Encoded]:
+        """What every forward pass begins with."""
+        unknown = requests.keys() - Requests.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"{type(self).__name__}.forward() got unknown arguments: {', '.join(sorted(unknown))}.")
+        inputs = self._prepare(self._wants_attentions(requests), **arguments)
+        return inputs, self._encode(inputs, requests)
+
+    def _returned(self, output: ModelOutput, requests: Requests) -> Any:
+        """The record, or its tuple if the call or the config asks for that."""
+        requested = requests.get("return_dict")
+        wants_record = self.config.return_dict if requested is None else requested
+        return output.to_tuple() if wants_record is False else output
+
+    def _arguments(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """What a training step takes of the arguments of `forward`: all but requests, under the same checks."""
+        arguments = inspect.signature(self.forward).bind(**batch).arguments
+        requests = arguments.pop("requests", {})
+        if requests:
+            raise TypeError(f"A training step of {type(self).__name__} takes no {', '.join(sorted(requests))}.")
+        for name in NOT_OF_TRAINING:
+            arguments.pop(name, None)
+        return arguments
+
+    def _encode_for_training(self, inputs: EncoderInputs, keys: DropoutKeys, checkpoint_layers: bool) -> TrainingPass:
+        """Run the encoder and keep what `_encoder_gradients` needs."""
+        if not to_numpy(inputs.is_real).any():
+            raise ValueError("The batch holds no real token; there is nothing to learn from.")
+        params, setting = self._encoder(inputs)
+        dropout = self._encoder_dropout(inputs, keys)
+        x, cache = encoder_forward(
+            inputs.ids,
+            inputs.token_types,
+            inputs.positions,
+            params,
+            inputs.mask,
+            setting,
+            self.engine.training,
+            dropout,
+            checkpoint_layers,
+        )
+        return TrainingPass(real_rows(x, inputs), cache, dropout)
+
+    def _encoder_dropout(self, inputs: EncoderInputs, keys: DropoutKeys) -> EncoderDropout:
+        config = self.config
+        places = token_places(inputs.is_real)
+        if isinstance(inputs.mask, PackedMask):
+            places = pack(places[0], inputs.is_real), pack(places[1], inputs.is_real)
+        return EncoderDropout(
+            keys.tokens(config.hidden_dropout_prob, *places),
+            tuple(
+                LayerDropout(
+                    keys.attention(config.attention_probs_dropout_prob),
+                    keys.tokens(config.hidden_dropout_prob, *places),
+                    keys.tokens(config.hidden_dropout_prob, *places),
+                )
+                for _ in self.params.encoder.layers
+            ),
+        )
+
+    def _encoder_gradients(self, d_rows: Array, inputs: EncoderInputs, training_pass: TrainingPass) -> EncoderParams:
+        """The gradients of the encoder's parameters, given those of the last hidden state of the real tokens."""
+        params, setting = self._encoder(inputs)
+        gradients = encoder_backward(
+            in_layout(d_rows, inputs),
+            training_pass.cache,
+            inputs.ids,
+            inputs.token_types,
+            inputs.positions,
+            params,
+            inputs.mask,
+            setting,
+            self.engine.training,
+            self.config.pad_token_id,
+            training_pass.dropout,
+        )
+        if inputs.token_table is None:
+            return gradients
+        return gradients._replace(embeddings=gradients.embeddings._replace(token=self._no_token_gradient(d_rows)))
+
+    def _no_token_gradient(self, like: Array) -> RowSparse:
+        """The gradient of a token table from which nothing was looked up."""
+        xp = array_namespace(like)
+        no_rows = xp.zeros((0,), dtype=xp.int64, device=like.device)
+        return RowSparse(no_rows, like[:0, :], self.params.encoder.embeddings.token.shape[0])
+
+
+def _selected_steps(request: bool | int | list[int], number_of_steps: int) -> frozenset[int]:
+    """Which hidden states a caller wants: all, none, or those of some indices (negative ones from the end)."""
+    if isinstance(request, bool | np.bool_):
+        return frozenset(range(number_of_steps) if request else ())
+    indices = list(request) if isinstance(request, list | tuple) else [request]
+    for index in indices:
+        if not isinstance(index, int | np.integer) or not -number_of_steps <= index < number_of_steps:
+            raise ValueError(
+                f"output_hidden_states asks for {index!r}; they are 0 to {number_of_steps - 1}, and True means all."
+            )
+    return frozenset(index % number_of_steps for index in indices)

@@ -1,0 +1,351 @@
+"""The encoder with the language-model head, reading masks from both sides or tokens from the left."""
+
+import logging
+from typing import Any, NamedTuple, Unpack
+
+import numpy as np
+
+from xlmr_np.arrays import Array, array_namespace, to_device, to_numpy
+from xlmr_np.config import XLMRobertaConfig
+from xlmr_np.heads.causal_lm import next_token_labels
+from xlmr_np.heads.masked_lm import (
+    MaskedLMParams,
+    masked_lm_forward,
+    masked_lm_loss_backward,
+    masked_lm_loss_forward,
+    masked_lm_transform_forward,
+)
+from xlmr_np.inputs import EncoderInputs, check_places, pack, unpack
+from xlmr_np.labels import counted_items, token_labels
+from xlmr_np.layers.linear import LinearParams
+from xlmr_np.losses.cross_entropy import cross_entropy_forward
+from xlmr_np.models.encoding import DropoutKeys, EncoderModel, Requests
+from xlmr_np.models.pretrained import ModelParams
+from xlmr_np.ops.reference import TopK
+from xlmr_np.outputs import CausalLMOutput, MaskedLMOutput
+from xlmr_np.weights.loading import Loaded
+from xlmr_np.weights.specification import (
+    DECODER_BIAS,
+    DECODER_WEIGHT,
+    TIED_DECODER_BIAS,
+    encoder_specification,
+    masked_lm_specification,
+)
+
+logger = logging.getLogger("xlmr_np")
+
+
+class Targets(NamedTuple):
+    """Which of the N real tokens have something to predict, what, and what the mean loss is multiplied with."""
+
+    is_labelled: Array  # [N]
+    labels: Array  # [M], one for each True
+    scale: float
+
+
+class LanguageModel(EncoderModel):
+    """What both language models share: the head, its tying, and a training step."""
+
+    @classmethod
+    def _specification(cls, config: XLMRobertaConfig, is_tied: bool, has_pooler: bool) -> ModelParams:
+        return ModelParams(encoder_specification(config), masked_lm_specification(config, is_tied))
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the decoder's weight is the token table."""
+        return self.params.head.decoder.weight is None
+
+    def state_dict(self) -> dict[str, Array]:
+        """All parameters by official name, tied ones under each of their names."""
+        decoder = self._head().decoder
+        return {
+            **self.named(self.params),
+            DECODER_WEIGHT: decoder.weight,
+            DECODER_BIAS: decoder.bias,
+            TIED_DECODER_BIAS: decoder.bias,
+        }
+
+    def get_output_embeddings(self) -> Array:
+        """The weight of the decoder onto the vocabulary, [V, D]; tied, the token table."""
+        return self._head().decoder.weight
+
+    def _saved(self) -> dict[str, Array]:
+        """As the reference saves: tied arrays once, untied biases twice, though it computes with one only."""
+        named = self.named(self.params)
+        return named if self.is_tied else {**named, TIED_DECODER_BIAS: self.params.head.decoder.bias}
+
+    def _head(self) -> MaskedLMParams:
+        """The head's parameters with the decoder's weight in its place, tied or not."""
+        head: MaskedLMParams = self.params.head
+        if not self.is_tied:
+            return head
+        return head._replace(decoder=head.decoder._replace(weight=self.params.encoder.embeddings.token))
+
+    def _targets(self, inputs: EncoderInputs, **labels: Any) -> Targets | None:
+        """The checked labels, or None if there are none."""
+        raise NotImplementedError
+
+    def _logits(self, rows: Array) -> Array:
+        """A logit for every token of the vocabulary at each of the N real tokens: [N, V]."""
+        return masked_lm_forward(rows, self._head(), self.config.layer_norm_eps, self.engine.inference)[0]
+
+    def _counted(self, labels: np.ndarray, number_of_items: float | None = None) -> Targets:
+        """Those of the labels [N] of the real tokens that count."""
+        is_labelled, scale = counted_items(labels, number_of_items)
+        return Targets(self._to_device(is_labelled), self._to_device(labels[is_labelled]), scale)
+
+    @staticmethod
+    def _loss(logits: Array, targets: Targets) -> Array:
+        """The mean cross-entropy at the labelled tokens, given the logits [N, V] of all."""
+        return cross_entropy_forward(pack(logits, targets.is_labelled), targets.labels)[0] * targets.scale
+
+    def _loss_and_gradients(
+        self, generator: np.random.Generator | None, checkpoint_layers: bool, batch: dict[str, Any], *label_names: str
+    ) -> tuple[Array, ModelParams]:
+        arguments = self._arguments(batch)
+        labels = {name: arguments.pop(name, None) for name in label_names}
+        inputs = self._prepare(**arguments)
+        targets = self._targets(inputs, **labels)
+        if targets is None:
+            raise ValueError("A training step needs labels.")
+        training_pass = self._encode_for_training(inputs, DropoutKeys(generator), checkpoint_layers)
+        head, eps, ops = self._head(), self.config.layer_norm_eps, self.engine.training
+
+        labelled = pack(training_pass.rows, targets.is_labelled)
+        loss, cache = masked_lm_loss_forward(labelled, head, targets.labels, eps, ops)
+
+        d_loss = array_namespace(loss).ones_like(loss) * targets.scale
+        d_labelled, d_head = masked_lm_loss_backward(d_loss, cache, head, targets.labels, eps, ops)
+        d_encoder = self._encoder_gradients(unpack(d_labelled, targets.is_labelled), inputs, training_pass)
+        if self.is_tied:  # one matrix with two uses: the decoder's gradient is dense, and so is the sum
+            d_token = d_head.decoder.weight
+            d_encoder.embeddings.token.add_to(d_token)
+            d_encoder = d_encoder._replace(embeddings=d_encoder.embeddings._replace(token=d_token))
+            d_head = d_head._replace(decoder=d_head.decoder._replace(weight=None))
+        return loss * targets.scale, ModelParams(d_encoder, d_head)
+
+
+class XLMRobertaForMaskedLM(LanguageModel):
+    """The encoder with the masked-language-model head."""
+
+    def _assemble(self, config: XLMRobertaConfig, loaded: Loaded, device: str, attention: str | None) -> None:
+        super()._assemble(config, loaded, device, attention)
+        if config.is_decoder:
+            logger.warning("The config says is_decoder=True: tokens see no later ones, unlike in a masked model.")
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        encoder_hidden_states: Any = None,
+        encoder_attention_mask: Any = None,
+        labels: Any = None,
+        **requests: Unpack[Requests],
+    ) -> MaskedLMOutput | tuple[Any, ...]:
+        """A logit for every token of the vocabulary, at every token of the input.
+
+        This is an array of B x T x V numbers, a megabyte for each token of XLM-R; `predict` answers for
+        the masks alone.
+
+        Args:
+            input_ids: see `XLMRobertaModel.forward`, as for all others but `labels`.
+            attention_mask: see there.
+            token_type_ids: see there.
+            position_ids: see there.
+            inputs_embeds: see there.
+            encoder_hidden_states: must be None.
+            encoder_attention_mask: must be None.
+            labels: [B, T] the right tokens; -100 leaves a token out of the loss, as every padding token must be.
+            **requests: see `Requests`.
+
+        Returns:
+            A `MaskedLMOutput`; logits at padding are zeros.
+
+        Raises:
+            ValueError, TypeError: as for `XLMRobertaModel.forward`; or a label is no token id, or stands at padding.
+        """
+        inputs, encoded = self._run(
+            requests,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+        )
+        targets = self._targets(inputs, labels=labels)
+        logits = self._logits(encoded.rows)
+        loss = None if targets is None else self._loss(logits, targets)
+        output = MaskedLMOutput(loss, unpack(logits, inputs.is_real), encoded.hidden_states, encoded.attentions)
+        return self._returned(output, requests)
+
+    def loss_and_gradients(
+        self, generator: np.random.Generator | None = None, *, checkpoint_layers: bool = False, **batch: Any
+    ) -> tuple[MaskedLMOutput, ModelParams]:
+        """The loss, and its gradient for every parameter.
+
+        Logits are computed for the labelled tokens only, and by parts of the vocabulary: the output has none.
+
+        Args:
+            generator: draws what is dropped, at the rates of the config; None drops nothing.
+            checkpoint_layers: trade time for memory, see `xlmr_np.encoder.encoder_forward`.
+            **batch: the arguments of `forward` but for requests, with labels.
+
+        Returns:
+            A `MaskedLMOutput` with the loss alone, and gradients in the tree of the parameters, in the type that is
+            computed in. The token table's is a `RowSparse` unless the decoder is tied to it. `named` gives them their
+            official names.
+
+        Raises:
+            ValueError, TypeError: as for `forward`; or there are no labels, or no real token.
+        """
+        loss, gradients = self._loss_and_gradients(generator, checkpoint_layers, batch, "labels")
+        return MaskedLMOutput(loss), gradients
+
+    def _targets(self, inputs: EncoderInputs, **labels: Any) -> Targets | None:
+        if labels["labels"] is None:
+            return None
+        is_real = to_numpy(inputs.is_real)
+        return self._counted(token_labels(labels["labels"], is_real, self.config.vocab_size)[is_real])
+
+    def predict(
+        self,
+        input_ids: Any,
+        attention_mask: Any = None,
+        *,
+        where: Any,
+        k: int = 5,
+        targets: list[int] | None = None,
+    ) -> TopK:
+        """The likeliest tokens at some places, computing logits nowhere else.
+
+        Args:
+            input_ids: [B, T].
+            attention_mask: as for `forward`.
+            where: [B, T] booleans, True at the N tokens to predict (the masks), which must be real ones.
+            k: how many tokens for each of them.
+            targets: choose among these token ids only.
+
+        Returns:
+            A `TopK` with N rows in the order of the text; `exp(logits - log_sum_exp)` are the probabilities
+            over the whole vocabulary.
+
+        Raises:
+            ValueError: `k` is not between 1 and the number of tokens to choose from, or `where` does not fit.
+        """
+        vocabulary = self.config.vocab_size
+        for target in targets or ():
+            if not isinstance(target, int | np.integer) or not 0 <= target < vocabulary:
+                raise ValueError(f"The target {target!r} is not a token id; they go from 0 to {vocabulary - 1}.")
+        target_ids = None if targets is None else list(dict.fromkeys(map(int, targets)))
+        choices = vocabulary if target_ids is None else len(target_ids)
+        if not isinstance(k, int | np.integer) or not 1 <= k <= choices:
+            raise ValueError(f"{k!r} tokens were asked for at each place; there are {choices} to choose from.")
+        inputs = self._prepare(input_ids=input_ids, attention_mask=attention_mask)
+        is_real = to_numpy(inputs.is_real)
+        is_chosen = to_device(check_places(where, is_real)[is_real], self.device)
+        rows = pack(self._encode(inputs).rows, is_chosen)
+        xp, head, ops = array_namespace(rows), self._head(), self.engine.inference
+        transformed, _ = masked_lm_transform_forward(rows, head, self.config.layer_norm_eps, ops)
+        if target_ids is None:
+            return ops.vocabulary_top_k.forward(transformed, head.decoder, k)[0]
+        over_all, _ = ops.vocabulary_top_k.forward(transformed, head.decoder, 1)
+        chosen = to_device(np.asarray(target_ids), self.device)
+        decoder = LinearParams(*(xp.take(leaf, chosen, axis=0) for leaf in head.decoder))
+        among, _ = ops.vocabulary_top_k.forward(transformed, decoder, k)
+        ids = xp.reshape(xp.take(chosen, xp.reshape(among.ids, (-1,))), among.ids.shape)
+        return TopK(among.logits, ids, over_all.log_sum_exp)
+
+
+class XLMRobertaForCausalLM(LanguageModel):
+    """The decoder, in which no token sees a later one, with the head that predicts each next token."""
+
+    def _assemble(self, config: XLMRobertaConfig, loaded: Loaded, device: str, attention: str | None) -> None:
+        super()._assemble(config, loaded, device, attention)
+        self.config.is_decoder = True  # otherwise the tokens to be predicted would be seen
+
+    def forward(
+        self,
+        input_ids: Any = None,
+        attention_mask: Any = None,
+        token_type_ids: Any = None,
+        position_ids: Any = None,
+        inputs_embeds: Any = None,
+        encoder_hidden_states: Any = None,
+        encoder_attention_mask: Any = None,
+        labels: Any = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        *,
+        shift_labels: Any = None,
+        num_items_in_batch: float | None = None,
+        **requests: Unpack[Requests],
+    ) -> CausalLMOutput | tuple[Any, ...]:
+        """At every token, a logit for every token of the vocabulary to be the next one.
+
+        Args:
+            input_ids: see `XLMRobertaModel.forward`, as for all others not named below.
+            attention_mask: see there.
+            token_type_ids: see there.
+            position_ids: see there.
+            inputs_embeds: see there.
+            encoder_hidden_states: must be None, as there is no cross-attention yet.
+            encoder_attention_mask: must be None.
+            labels: [B, T], usually the ids themselves: each is compared with what the place before it predicts. -100
+                leaves a token out of the loss, as every padding token must be; one behind padding has no predictor.
+            past_key_values: must be None.
+            use_cache: has no effect yet.
+            logits_to_keep: must be 0 yet, which keeps all.
+            shift_labels: [B, T] labels that stand at the place which predicts them, in place of `labels`.
+            num_items_in_batch: divide the sum of the losses by this in place of the number of labels, as when a large
+                batch is computed in parts.
+            **requests: see `Requests`.
+
+        Returns:
+            A `CausalLMOutput`; logits at padding are zeros.
+
+        Raises:
+            ValueError, TypeError: as for `XLMRobertaModel.forward`; or a label is no token id, or stands at padding.
+        """
+        if logits_to_keep != 0:
+            raise NotImplementedError(f"logits_to_keep={logits_to_keep!r} is not supported yet; leave it out.")
+        inputs, encoded = self._run(
+            requests,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            inputs_embeds=inputs_embeds,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=encoder_attention_mask,
+            past_key_values=past_key_values,
+        )
+        targets = self._targets(inputs, labels=labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch)
+        logits = self._logits(encoded.rows)
+        loss = None if targets is None else self._loss(logits, targets)
+        output = CausalLMOutput(loss, unpack(logits, inputs.is_real), encoded.hidden_states, encoded.attentions)
+        return self._returned(output, requests)
+
+    def loss_and_gradients(
+        self, generator: np.random.Generator | None = None, *, checkpoint_layers: bool = False, **batch: Any
+    ) -> tuple[CausalLMOutput, ModelParams]:
+        """The loss, and its gradient for every parameter: see `XLMRobertaForMaskedLM.loss_and_gradients`."""
+        loss, gradients = self._loss_and_gradients(
+            generator, checkpoint_layers, batch, "labels", "shift_labels", "num_items_in_batch"
+        )
+        return CausalLMOutput(loss), gradients
+
+    def _targets(self, inputs: EncoderInputs, **labels: Any) -> Targets | None:
+        is_real, size = to_numpy(inputs.is_real), self.config.vocab_size
+        if labels["shift_labels"] is not None:
+            at_predictor = token_labels(labels["shift_labels"], is_real, size, "shift_labels")
+        elif labels["labels"] is not None:
+            at_predictor = next_token_labels(token_labels(labels["labels"], is_real, size), is_real)
+        else:
+            return None
+        return self._counted(at_predictor[is_real], labels["num_items_in_batch"])
