@@ -2,14 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 
+from tests.gradients import check_gradients
 from tests.libraries import LIBRARIES, Library, check_record, to_numpy
 from xlmr_np import XLMRobertaConfig, trees
-from xlmr_np.encoder import EncoderDropout, encoder_forward
+from xlmr_np.encoder import EncoderDropout, LayerInput, encoder_backward, encoder_forward
 from xlmr_np.heads.masked_lm import masked_lm_forward
 from xlmr_np.heads.pooler import pooler_forward
-from xlmr_np.inputs import prepare_inputs
-from xlmr_np.layers.dropout import Dropout, Philox
+from xlmr_np.inputs import prepare_inputs, token_places
+from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
 from xlmr_np.layers.encoder_layer import EncoderSetting
 from xlmr_np.layers.self_attention import LayerDropout
 from xlmr_np.ops import without_caches
@@ -45,6 +47,7 @@ def run(library: Library, padded: bool, ops=REFERENCE, dropout=None):
     return real, cache
 
 
+TORCH = next(library for library in LIBRARIES if library.name == "torch")
 EXPECTED, _ = run(LIBRARIES[0], padded=True)
 
 
@@ -78,6 +81,66 @@ def test_dropout_is_the_same_in_both_layouts(library: Library) -> None:
     packed, _ = run(library, False, dropout=dropout(False))
     np.testing.assert_allclose(packed, padded, atol=1e-12)
     assert np.abs(packed - EXPECTED).max() > 0.1
+
+
+def dropouts(inputs, library: Library) -> EncoderDropout:
+    """Dropout by keys, for the places of these inputs."""
+    sentences, rows = token_places(IDS != 1)
+    if inputs.ids.ndim == 1:
+        sentences, rows = sentences[IDS != 1], rows[IDS != 1]
+    place = library.array(sentences), library.array(rows)
+    tokens = [Dropout(0.2, TokenKey(Philox(5, i), *place)) for i in range(5)]
+    return EncoderDropout(
+        tokens[0], tuple(LayerDropout(Dropout(0.1, Philox(3, i)), *tokens[1 + 2 * i : 3 + 2 * i]) for i in range(2))
+    )
+
+
+@pytest.mark.parametrize("drops", [False, True], ids=["", "dropout"])
+@pytest.mark.parametrize("padded", [True, False], ids=["padded", "packed"])
+def test_gradients_of_the_whole_encoder(padded: bool, drops: bool) -> None:
+    inputs = prepare_inputs(CONFIG, IDS, padded=padded)
+
+    def given(params: trees.Tree):
+        library = TORCH if isinstance(params.embeddings.token, torch.Tensor) else LIBRARIES[0]
+        dropout = dropouts(inputs, library) if drops else None
+        return [library.array(each) for each in inputs[:3]], library.tree(inputs.mask), dropout
+
+    def forward(params: trees.Tree):
+        index, mask, dropout = given(params)
+        y, cache = encoder_forward(*index, params, mask, SETTING, REFERENCE, dropout)
+        return y * (index[0] != 1)[..., None] if padded else y, cache
+
+    def backward(d_y, cache, params):
+        index, mask, dropout = given(params)
+        d_x = d_y * (IDS != 1)[..., None] if padded else d_y
+        gradients = encoder_backward(d_x, cache, *index, params, mask, SETTING, REFERENCE, None, dropout)
+        assert cache.layers == []
+        return with_dense_table(gradients)
+
+    check_gradients(forward, backward, PARAMS)
+
+
+def with_dense_table(gradients: trees.Tree) -> trees.Tree:
+    embeddings = gradients.embeddings
+    return gradients._replace(embeddings=embeddings._replace(token=embeddings.token.to_dense()))
+
+
+@pytest.mark.parametrize("drops", [False, True], ids=["", "dropout"])
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_layers_that_run_again_have_the_same_gradients(library: Library, drops: bool) -> None:
+    inputs = prepare_inputs(CONFIG, IDS)
+    index = [library.array(each) for each in inputs[:3]]
+    params, mask = library.tree(PARAMS), library.tree(inputs.mask)
+    dropout = dropouts(inputs, library) if drops else None
+    results = []
+    for checkpoint_layers in (False, True):
+        y, cache = encoder_forward(*index, params, mask, SETTING, REFERENCE, dropout, checkpoint_layers)
+        assert [isinstance(layer, LayerInput) for layer in cache.layers] == [checkpoint_layers] * 2
+        gradients = encoder_backward(y, cache, *index, params, mask, SETTING, REFERENCE, 1, dropout)
+        assert cache.layers == []
+        results.append([to_numpy(leaf) for leaf in trees.leaves(with_dense_table(gradients))])
+    for kept, again in zip(*results, strict=True):
+        np.testing.assert_array_equal(again, kept)
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)

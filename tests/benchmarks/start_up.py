@@ -10,14 +10,13 @@ import copy
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
+
+from tests.benchmarks.processes import Run, median, run
 
 TEXT = "Bonjour, je suis un modèle <mask>."
 
@@ -45,11 +44,6 @@ start = time.perf_counter()
 import xlmr_np
 print(time.perf_counter() - start)
 """
-# Appended to every program. Not getrusage: its maximum counts the pages of the parent that started the process.
-PEAK = """
-from pathlib import Path
-print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
-"""
 IMPORT_PIPELINE = IMPORT.replace("import xlmr_np", "from xlmr_np import pipeline")
 OPEN = """
 import sys, time
@@ -58,26 +52,6 @@ start = time.perf_counter()
 XLMRobertaForMaskedLM.from_pretrained(sys.argv[1])
 print(time.perf_counter() - start)
 """
-
-
-class Run(NamedTuple):
-    """One process: its last line of output, wall seconds, and peak memory in bytes."""
-
-    output: str
-    seconds: float
-    peak: int
-
-
-def run(program: str, model: Path) -> Run:
-    """Run a Python program in a fresh process (on Linux, where /proc tells its peak memory)."""
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    start = time.perf_counter()
-    output = subprocess.check_output(
-        [sys.executable, "-c", program + PEAK, str(model)], stderr=subprocess.DEVNULL, text=True, env=environment
-    )
-    seconds = time.perf_counter() - start
-    *_, answer, peak = output.splitlines()
-    return Run(answer, seconds, int(peak) * 1024)
 
 
 def make_checkpoint(directory: Path, vocabulary: Path) -> None:
@@ -89,11 +63,6 @@ def make_checkpoint(directory: Path, vocabulary: Path) -> None:
     XLMRobertaForMaskedLM(config, generator=np.random.default_rng(0)).save_pretrained(directory)
     reference_tokenizer(vocabulary).save_pretrained(directory)
     (directory / "sentencepiece.bpe.model").write_bytes(vocabulary.read_bytes())
-
-
-def median(values: list[float]) -> str:
-    """The median with its range."""
-    return f"{statistics.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 def main() -> None:
