@@ -143,7 +143,7 @@ def visibility(
     """
     if attention_mask is None:
         return is_token, None
-    mask = _rectangle("attention_mask", attention_mask)
+    mask = rectangle("attention_mask", attention_mask)
     if mask.dtype.name == "bfloat16":  # which NumPy's own functions do not know
         mask = mask.astype(np.float32)
     if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and np.isnan(mask).any()):
@@ -250,7 +250,7 @@ def flat_choices(arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
     flat, leading = dict(arguments), set()
     for name, given in arguments.items():
         if given is not None:
-            array = _rectangle(name, given)
+            array = rectangle(name, given)
             axes = 4 if name == "inputs_embeds" else 3
             if array.ndim != axes:
                 raise ValueError(
@@ -281,7 +281,13 @@ def check_places(where: Any, is_real: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
 KINDS = {"iu": "integers", "f": "floating-point numbers", "b": "booleans"}
 
 
-def _rectangle(name: str, x: Any) -> np.ndarray:
+def rectangle(name: str, x: Any) -> np.ndarray:
+    """`x` as an array of any kind and shape.
+
+    Raises:
+        ValueError: it has rows of different lengths.
+        TypeError: it is a tensor that NumPy cannot read.
+    """
     try:
         return to_numpy(x)
     except ValueError as error:  # NumPy's words for rows of different lengths
@@ -299,7 +305,7 @@ def read_array(name: str, x: Any, kinds: str, axes: tuple[str, ...]) -> np.ndarr
         ValueError: it has other axes, an empty one, or rows of different lengths.
         TypeError: it holds something else.
     """
-    array = _rectangle(name, x)
+    array = rectangle(name, x)
     if array.ndim != len(axes) or 0 in array.shape:
         raise ValueError(
             f"{name} must have the axes [{', '.join(axes)}], none of them empty; its shape is {array.shape}."

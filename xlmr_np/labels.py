@@ -12,8 +12,8 @@ from typing import Any, Literal, cast
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from xlmr_np.arrays import Array, to_numpy
-from xlmr_np.inputs import check_indices, check_shape, read_array
+from xlmr_np.arrays import Array
+from xlmr_np.inputs import check_indices, check_shape, read_array, rectangle
 from xlmr_np.losses.cross_entropy import IGNORED_LABEL
 
 logger = logging.getLogger("xlmr_np")
@@ -35,7 +35,6 @@ def token_labels(
         raise ValueError(
             f"{name}[{row}, {column}] is {array[row, column]}, but there is padding; write {IGNORED_LABEL} there."
         )
-    _warn_if_nothing_counts(array)
     return array
 
 
@@ -45,6 +44,7 @@ def counted_items(labels: Int[Array, "*places"], number_of_items: Any = None) ->
     Raises:
         ValueError: that number is not above 0.
     """
+    warn_if_nothing_counts(labels)
     is_counted = labels != IGNORED_LABEL
     if number_of_items is None:
         return is_counted, 1.0
@@ -112,7 +112,7 @@ def class_labels(labels: Any, has_token: Bool[Array, " B"], number_of_classes: i
         raise TypeError(f"labels must be integers, one class a sentence; they are {array.dtype}.")
     classes = _classes("labels", array, has_token.shape, number_of_classes)
     _check_has_token(classes != IGNORED_LABEL, has_token)
-    _warn_if_nothing_counts(classes)
+    warn_if_nothing_counts(classes)
     return classes
 
 
@@ -132,12 +132,12 @@ def span_labels(
         _places(name, places, is_real)
         for name, places in (("start_positions", start_positions), ("end_positions", end_positions))
     )
-    _warn_if_nothing_counts(*labels)
+    warn_if_nothing_counts(*labels)
     return labels[0], labels[1]
 
 
 def _labels_array(labels: Any) -> np.ndarray:
-    array = to_numpy(labels)
+    array = rectangle("labels", labels)
     if array.ndim not in (1, 2) or array.dtype.kind not in "iufb" or array.size == 0:
         raise ValueError(
             f"labels must be numbers [batch] or [batch, labels]; these are {array.dtype} of shape {array.shape}."
@@ -163,19 +163,19 @@ def _numbers(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _places(name: str, places: Any, is_real: np.ndarray) -> np.ndarray:
-    array = to_numpy(places)
+    array = rectangle(name, places)
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, a place in each row; they are {array.dtype}.")
     batch, length = is_real.shape
     check_shape(name, array, (batch,))
-    array = np.where(array < 0, is_real.argmax(axis=1), array)
     is_behind = array >= length
-    within = np.where(is_behind, 0, array)
-    for row in np.flatnonzero(~is_behind & ~is_real[np.arange(batch), within])[:1]:
+    within = np.where(is_behind, 0, array).astype(np.int64)  # before anything negative meets an unsigned type
+    chosen = np.where(within < 0, is_real.argmax(axis=1), within)
+    for row in np.flatnonzero(~is_behind & ~is_real[np.arange(batch), chosen])[:1]:
         raise ValueError(f"{name}[{row}] is {array[row]}, but there is padding; {length} leaves a question out.")
-    return np.where(is_behind, IGNORED_LABEL, within).astype(np.int64)
+    return np.where(is_behind, IGNORED_LABEL, chosen)
 
 
 def _check_has_token(is_labelled: np.ndarray, has_token: np.ndarray) -> None:
@@ -183,7 +183,7 @@ def _check_has_token(is_labelled: np.ndarray, has_token: np.ndarray) -> None:
         raise ValueError(f"labels[{row}] is given, but row {row} has no real token.")
 
 
-def _warn_if_nothing_counts(*labels: np.ndarray) -> None:
+def warn_if_nothing_counts(*labels: np.ndarray) -> None:
     """Say that the loss is 0 because nothing is left in it, which is rarely what was meant."""
     if all((array == IGNORED_LABEL).all() for array in labels):
         logger.warning("Every label is left out, so that the loss is 0.")

@@ -128,3 +128,9 @@ def test_half_logits_are_summed_in_float32() -> None:
     wide, _ = cross_entropy_forward(logits.astype(np.float32), np.array([0, 1, 2, 0]))
     assert loss == wide
     assert loss.dtype == cache.probabilities.dtype == np.float32
+
+
+def test_of_one_class_the_loss_is_nothing() -> None:
+    loss, d_logits = loss_and_gradient(np.array([[3.0], [4.0]]), np.array([0, -100]))
+    assert loss == 0
+    np.testing.assert_array_equal(d_logits, [[0.0], [0.0]])

@@ -31,7 +31,7 @@ from xlmr_np.inputs import (
     token_places,
     unpack,
 )
-from xlmr_np.labels import class_labels, sequence_labels, span_labels, token_labels
+from xlmr_np.labels import class_labels, sequence_labels, span_labels, token_labels, warn_if_nothing_counts
 from xlmr_np.layers.dropout import Dropout
 from xlmr_np.losses.binary_cross_entropy import binary_cross_entropy_backward, binary_cross_entropy_forward
 from xlmr_np.losses.cross_entropy import cross_entropy_backward, cross_entropy_forward
@@ -273,6 +273,7 @@ class XLMRobertaForTokenClassification(LabelledModel):
             return None
         is_real = to_numpy(inputs.is_real)
         array = token_labels(labels["labels"], is_real, self.params.head.bias.shape[0])
+        warn_if_nothing_counts(array)
         return Targets(CROSS_ENTROPY, self._to_device(array[is_real]))
 
     def _output(self, loss: Array | None, logits: Any, inputs: EncoderInputs, *requested: Any) -> TokenClassifierOutput:

@@ -26,7 +26,7 @@ class Ops(NamedTuple):
     """The operations of one engine; the arguments are those of the reference functions.
 
     Attributes:
-        embed: (ids, token_types, positions, params, eps, dropout) -> y
+        embed: (ids, token_types, positions, params, eps, dropout) -> y; backward: pad_id in place of eps
         linears: (x, (params, ...)) -> (y, ...): projections of one x
         attention: (query, key, value, mask, dropout) -> context
         add_norm: (x, residual, params, eps, dropout) -> y
