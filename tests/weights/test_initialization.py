@@ -10,8 +10,9 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+import xlmr_np
 from tests.reference_models import TINY
-from xlmr_np import XLM_ROBERTA_BASE, XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel
+from xlmr_np import XLM_ROBERTA_BASE, XLMRobertaConfig, XLMRobertaModel
 from xlmr_np.weights.initialization import MAX_PARAMETERS, check_size, initial_array
 from xlmr_np.weights.specification import Parameter, encoder_specification
 
@@ -62,14 +63,25 @@ def test_half_types_are_rounded_single_precision(dtype: np.dtype) -> None:
     np.testing.assert_array_equal(half, single.astype(dtype))
 
 
-@pytest.mark.parametrize("is_tied", [True, False])
-def test_a_new_model_starts_as_the_references_does(is_tied: bool) -> None:
+@pytest.mark.parametrize(
+    ("class_name", "is_tied"),
+    [
+        ("XLMRobertaModel", True),
+        ("XLMRobertaForMaskedLM", True),
+        ("XLMRobertaForMaskedLM", False),
+        ("XLMRobertaForCausalLM", True),
+        ("XLMRobertaForSequenceClassification", True),
+        ("XLMRobertaForTokenClassification", True),
+        ("XLMRobertaForQuestionAnswering", True),
+        ("XLMRobertaForMultipleChoice", True),
+    ],
+)
+def test_a_new_model_starts_as_the_references_does(class_name: str, is_tied: bool) -> None:
     changes = {"tie_word_embeddings": is_tied, "pad_token_id": 3, "initializer_range": 0.5}
     torch.manual_seed(0)
-    theirs = transformers.XLMRobertaForMaskedLM(transformers.XLMRobertaConfig(**{**TINY, **changes})).state_dict()
-    ours = XLMRobertaForMaskedLM(
-        XLMRobertaConfig(**{**TINY, **changes}), generator=np.random.default_rng(0)
-    ).state_dict()
+    theirs = getattr(transformers, class_name)(transformers.XLMRobertaConfig(**{**TINY, **changes})).state_dict()
+    config = XLMRobertaConfig(**{**TINY, **changes})
+    ours = getattr(xlmr_np, class_name)(config, generator=np.random.default_rng(0)).state_dict()
     for name, tensor in theirs.items():
         expected = tensor.numpy()
         if is_constant(expected):

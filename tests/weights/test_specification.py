@@ -8,14 +8,20 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from xlmr_np import XLM_ROBERTA_BASE, XLM_ROBERTA_LARGE, XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel, trees
+import xlmr_np
+from xlmr_np import XLM_ROBERTA_BASE, XLM_ROBERTA_LARGE, XLMRobertaConfig, trees
 from xlmr_np.weights.specification import (
+    HEAD_PARTS,
     Parameter,
     bare_name,
+    classifier_specification,
     encoder_specification,
     masked_lm_specification,
+    multiple_choice_specification,
     official_name,
     pooler_specification,
+    question_answering_specification,
+    sequence_classification_specification,
 )
 
 SIZES: dict[str, Any] = {
@@ -33,21 +39,37 @@ MODELS = {
     "without a pooler": ("XLMRobertaModel", {}, {"add_pooling_layer": False}),
     "tied": ("XLMRobertaForMaskedLM", {"tie_word_embeddings": True}, {}),
     "untied": ("XLMRobertaForMaskedLM", {"tie_word_embeddings": False}, {}),
+    "tied, causal": ("XLMRobertaForCausalLM", {"tie_word_embeddings": True, "is_decoder": True}, {}),
+    "untied, causal": ("XLMRobertaForCausalLM", {"tie_word_embeddings": False, "is_decoder": True}, {}),
+    "sentences": ("XLMRobertaForSequenceClassification", {"num_labels": 5}, {}),
+    "one number": ("XLMRobertaForSequenceClassification", {"num_labels": 1}, {}),
+    "tokens": ("XLMRobertaForTokenClassification", {"num_labels": 5}, {}),
+    "answers": ("XLMRobertaForQuestionAnswering", {}, {}),
+    "choices": ("XLMRobertaForMultipleChoice", {"num_labels": 5}, {}),  # which it has no use for
 }
 
-CLASSES = {"XLMRobertaModel": XLMRobertaModel, "XLMRobertaForMaskedLM": XLMRobertaForMaskedLM}
 
-
-def all_parameters(config: XLMRobertaConfig, is_tied: bool) -> list[Parameter]:
-    return list(
-        trees.leaves(
-            (encoder_specification(config), pooler_specification(config), masked_lm_specification(config, is_tied))
+def all_parameters(config: XLMRobertaConfig, is_tied: bool) -> list[list[Parameter]]:
+    """Those of every head, with the encoder and the pooler."""
+    return [
+        list(trees.leaves((encoder_specification(config), pooler_specification(config), head)))
+        for head in (
+            masked_lm_specification(config, is_tied),
+            classifier_specification(config, 5),
+            sequence_classification_specification(config),
+            question_answering_specification(config),
+            multiple_choice_specification(config).classifier,
         )
-    )
+    ]
 
 
 NAMES = sorted(
-    {parameter.name for is_tied in (True, False) for parameter in all_parameters(XLMRobertaConfig(**SIZES), is_tied)}
+    {
+        parameter.name
+        for is_tied in (True, False)
+        for parameters in all_parameters(XLMRobertaConfig(**SIZES), is_tied)
+        for parameter in parameters
+    }
 )
 
 
@@ -56,11 +78,11 @@ def test_names_and_shapes_are_the_references(model: str) -> None:
     class_name, changes, settings = MODELS[model]
     with torch.device("meta"):
         theirs = getattr(transformers, class_name)(transformers.XLMRobertaConfig(**SIZES, **changes), **settings)
-    ours = CLASSES[class_name](XLMRobertaConfig(**SIZES, **changes), **settings)
+    ours = getattr(xlmr_np, class_name)(XLMRobertaConfig(**SIZES, **changes), **settings)
     assert {name: array.shape for name, array in ours.state_dict().items()} == {
         name: tuple(tensor.shape) for name, tensor in theirs.state_dict().items()
     }
-    assert ours.num_parameters() == theirs.num_parameters() - (0 if model != "untied" else SIZES["vocab_size"])
+    assert ours.num_parameters() == theirs.num_parameters() - ("untied" in model) * SIZES["vocab_size"]
     # ... for the reference counts the untied lm_head.bias, which it never uses
 
 
@@ -73,7 +95,7 @@ def test_official_names_turn_back_into_bare_ones(name: str, has_head: bool) -> N
 
 @given(name=st.sampled_from(NAMES))
 def test_the_prefix_stands_before_the_body_of_models_with_a_head(name: str) -> None:
-    is_of_the_head = name.startswith("lm_head.")
+    is_of_the_head = name.startswith(HEAD_PARTS)
     assert official_name(name, has_head=True) == (name if is_of_the_head else f"roberta.{name}")
     assert official_name(name, has_head=False) == name
 
@@ -93,8 +115,9 @@ def test_old_spellings_of_layer_norms(old: str, new: str) -> None:
 
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_every_name_appears_once(is_tied: bool) -> None:
-    names = [parameter.name for parameter in all_parameters(XLMRobertaConfig(**SIZES), is_tied)]
-    assert len(names) == len(set(names))
+    for parameters in all_parameters(XLMRobertaConfig(**SIZES), is_tied):
+        names = [parameter.name for parameter in parameters]
+        assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize(

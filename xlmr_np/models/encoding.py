@@ -61,9 +61,17 @@ class TrainingPass(NamedTuple):
 
 
 class DropoutKeys:
-    """Draws the key of every place where something is dropped; without a generator nothing is."""
+    """Draws the key of every place where something is dropped; without a generator nothing is.
+
+    Raises:
+        TypeError: the generator is none, but a seed for example.
+    """
 
     def __init__(self, generator: np.random.Generator | None) -> None:
+        if not isinstance(generator, np.random.Generator | None):
+            raise TypeError(
+                f"generator must be a numpy.random.Generator, such as default_rng(0) makes; it is {generator!r:.60}."
+            )
         self.generator = generator
 
     def attention(self, rate: float) -> Dropout | None:
