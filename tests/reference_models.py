@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import transformers
 
-TINY = {
+TINY: dict[str, Any] = {
     "vocab_size": 61,
     "hidden_size": 24,
     "num_hidden_layers": 2,

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.gradients import check_gradients
 from tests.layers.test_gradients import Bits
-from tests.libraries import Library, check_record, to_numpy
+from tests.libraries import LIBRARIES, Library, check_record, to_numpy
+from xlmr_np.layers.attention import Mask, PackedMask, PaddedMask, Spans, attention_backward, attention_forward
 from xlmr_np.layers.dropout import (
     Dropout,
     Philox,
@@ -170,3 +171,25 @@ def test_gradients_of_token_dropout(key: TokenKey, rate: float) -> None:
         lambda d_y, _, x: dropout_backward(d_y, bits.like(x)) + d_y,
         RANDOM.normal(size=(*key.rows.shape, D)),
     )
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_attention_drops_the_same_probabilities_wherever_the_padding_is(library: Library) -> None:
+    is_real = np.array([[False, True, True, False, True], [False, False, False, True, True]])
+    query, key, value = (np.random.default_rng(i).normal(size=(2, 5, 2, 3)) for i in range(3))
+    lengths = is_real.sum(axis=1)
+    spans = Spans(np.cumsum(lengths) - lengths, lengths)
+    rows = np.maximum(is_real.cumsum(axis=1) - 1, 0)
+    token_key = TokenKey(Philox(4, 5), np.repeat([[0], [1]], 5, axis=1), rows)
+
+    def attend(arrays: tuple[np.ndarray, ...], mask: Mask, keep: Philox | TokenKey) -> tuple[np.ndarray, ...]:
+        query, key, value = map(library.array, arrays)
+        dropout = Dropout(0.4, library.tree(keep))
+        context, cache = attention_forward(query, key, value, library.tree(mask), dropout)
+        return to_numpy((context, *attention_backward(context, cache, library.tree(mask), dropout)))
+
+    packed = attend(tuple(x[is_real] for x in (query, key, value)), PackedMask(spans, spans), Philox(4, 5))
+    zeroed = tuple(x * is_real[..., None, None] for x in (query, key, value))
+    padded = attend(zeroed, PaddedMask(is_real[:, None, None, :] & is_real[:, None, :, None]), token_key)
+    for ours, expected in zip(padded, packed, strict=True):
+        np.testing.assert_allclose(ours[is_real], expected, atol=1e-13)

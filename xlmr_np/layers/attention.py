@@ -10,7 +10,7 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float, Int
 
 from xlmr_np.arrays import Array, array_namespace
-from xlmr_np.layers.dropout import Dropout, Philox, attention_keep, dropout_backward, dropout_forward
+from xlmr_np.layers.dropout import Dropout, Philox, TokenKey, attention_keep, dropout_backward, dropout_forward
 from xlmr_np.layers.softmax import SoftmaxCache, softmax_backward, softmax_forward
 
 
@@ -80,7 +80,8 @@ def attention_forward(
         key: padded [B, S, H, W] or packed [M, H, W].
         value: like `key`.
         mask: a `PaddedMask` or a `PackedMask`; its type says which layout the others have.
-        dropout: on the weights, keep [B, H, T, S] or a Philox key; packed attention takes the key only.
+        dropout: on the weights, keep [B, H, T, S], a `Philox` key, or for padded self-attention a `TokenKey`, which
+            gives the bits of the packed layout wherever the padding is; packed attention takes the `Philox` only.
 
     Returns:
         The context, shaped like `query`; a query that sees no key gets exact zeros.
@@ -148,14 +149,26 @@ def _padded_attention_backward(
 
 
 def _with_bits(dropout: Dropout | None, probabilities: Float[Array, "B H T S"], first_sentence: int) -> Dropout | None:
-    """The dropout with an array in place of a key."""
-    if dropout is None or not isinstance(dropout.keep, Philox):
+    """The dropout with an array in place of a key (DO.4)."""
+    if dropout is None or not isinstance(dropout.keep, Philox | TokenKey):
         return dropout
-    keep = [
-        attention_keep(dropout.keep, dropout.rate, first_sentence + row, probabilities[row, ...])
+    bits = [
+        _bits_of_sentence(dropout, probabilities[row, ...], first_sentence + row, row)
         for row in range(probabilities.shape[0])
     ]
-    return Dropout(dropout.rate, array_namespace(probabilities).stack(keep, axis=0))
+    return Dropout(dropout.rate, array_namespace(probabilities).stack(bits, axis=0))
+
+
+def _bits_of_sentence(
+    dropout: Dropout, probabilities: Float[Array, "H T S"], sentence: int, row: int
+) -> Bool[Array, "H T S"]:
+    """The bits of one sentence, at the places that its tokens have when padding is left out."""
+    if isinstance(dropout.keep, Philox):
+        return attention_keep(dropout.keep, dropout.rate, sentence, probabilities)
+    xp = array_namespace(probabilities)
+    bits = attention_keep(dropout.keep.key, dropout.rate, sentence, probabilities)
+    places = dropout.keep.rows[row, :]
+    return xp.take(xp.take(bits, places, axis=1), places, axis=2)
 
 
 def _packed_attention_forward(

@@ -20,7 +20,7 @@ class Philox(NamedTuple):
 
 
 class TokenKey(NamedTuple):
-    """The key for the features of tokens, and where each token of the layout stands.
+    """A key, and where each token of the layout stands.
 
     A token has the number of its sentence in the batch, and its own number among the tokens of that sentence.
     """
@@ -33,7 +33,8 @@ class TokenKey(NamedTuple):
 class Dropout(NamedTuple):
     """Which elements survive: `keep` is True at those, or the key from which it is drawn.
 
-    Attention takes a `Philox`, a layer that treats each token alone a `TokenKey`.
+    A layer that treats each token alone takes a `TokenKey`; attention takes a `Philox` where its tokens are packed,
+    and a `TokenKey` where padding stands between them.
     """
 
     rate: float

@@ -74,10 +74,12 @@ class DropoutKeys:
             )
         self.generator = generator
 
-    def attention(self, rate: float) -> Dropout | None:
-        """For attention probabilities."""
+    def attention(self, rate: float, places: tuple[Array, Array] | None) -> Dropout | None:
+        """For attention probabilities; in the padded layout, of tokens that stand at these places."""
         key = self._draw(rate)
-        return None if key is None else Dropout(rate, key)
+        if key is None:
+            return None
+        return Dropout(rate, key if places is None else TokenKey(key, *places))
 
     def tokens(self, rate: float, sentences: Array, rows: Array) -> Dropout | None:
         """For the features of tokens that stand in these sentences, as their rows of these numbers."""
@@ -202,14 +204,15 @@ class EncoderModel(XLMRobertaPreTrainedModel):
 
     def _encoder_dropout(self, inputs: EncoderInputs, keys: DropoutKeys) -> EncoderDropout:
         config = self.config
+        is_packed = isinstance(inputs.mask, PackedMask)
         places = token_places(inputs.is_real)
-        if isinstance(inputs.mask, PackedMask):
+        if is_packed:
             places = pack(places[0], inputs.is_real), pack(places[1], inputs.is_real)
         return EncoderDropout(
             keys.tokens(config.hidden_dropout_prob, *places),
             tuple(
                 LayerDropout(
-                    keys.attention(config.attention_probs_dropout_prob),
+                    keys.attention(config.attention_probs_dropout_prob, None if is_packed else places),
                     keys.tokens(config.hidden_dropout_prob, *places),
                     keys.tokens(config.hidden_dropout_prob, *places),
                 )
