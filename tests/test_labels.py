@@ -10,6 +10,7 @@ import torch
 import xlmr_np
 from tests.reference_models import TINY, random_ids
 from xlmr_np import XLMRobertaConfig, trees
+from xlmr_np.arrays import dtype_from_name
 from xlmr_np.labels import class_labels, counted_items, sequence_labels, span_labels, token_labels
 from xlmr_np.row_sparse import RowSparse
 
@@ -91,10 +92,9 @@ BAD_SEQUENCES = {
     "negative": ([-1, 0], SINGLE, r"labels\[0\] is -1; .* allows 0 to 2"),
     "too few": ([0], SINGLE, r"labels has shape \(1,\), but the inputs ask for \(2,\)"),
     "one-hot": ([[0, 1, 0], [1, 0, 0]], SINGLE, r"labels has shape \(2, 3\), but the inputs ask for \(2,\)"),
-    "a number": (1, SINGLE, r"labels must be numbers \[batch\] or \[batch, labels\]; these are int64 of shape \(\)"),
-    "three axes": (np.zeros((2, 3, 1)), SEVERAL, r"these are float64 of shape \(2, 3, 1\)"),
-    "empty": ([], NUMBER, r"these are float64 of shape \(0,\)"),
-    "words": (["good", "bad"], None, r"labels must be numbers .*; these are <U4 of shape \(2,\)"),
+    "a number": (1, SINGLE, r"labels must have the shape \[batch\] or \[batch, labels\]; theirs is \(\)"),
+    "three axes": (np.zeros((2, 3, 1)), SEVERAL, r"theirs is \(2, 3, 1\)"),
+    "empty": ([], NUMBER, r"theirs is \(0,\)"),
     "ragged": ([[0, 1], [1]], None, "labels has rows of different lengths"),
     "integers of several labels": (
         [[0, 1, 0], [1, 0, 0]],
@@ -128,8 +128,20 @@ def test_bad_labels_of_sentences_are_named(name: str) -> None:
 
 @pytest.mark.parametrize("labels", [[0.0, 1.0], [True, False]], ids=["floats", "booleans"])
 def test_classes_are_integers(labels: list) -> None:
-    with pytest.raises(TypeError, match=r"labels must be integers, one class a sentence; they are (float64|bool)"):
+    with pytest.raises(TypeError, match=r"labels must be integers, one for each row; they are (float64|bool)"):
         sequence_labels(labels, SINGLE, HAS_TOKEN, 3)
+    with pytest.raises(TypeError, match=r"classes and must be integers; these are (float64|bool)\. .* \[batch, 3\]"):
+        sequence_labels(labels, None, HAS_TOKEN, 3)
+
+
+def test_words_are_no_labels() -> None:
+    with pytest.raises(TypeError, match="labels must be numbers; these are <U4"):
+        sequence_labels(["good", "bad"], None, HAS_TOKEN, 3)
+
+
+def test_numbers_in_bfloat16_are_taken() -> None:
+    labels = np.array([0.5, 1.5]).astype(dtype_from_name("bfloat16"))
+    np.testing.assert_array_equal(sequence_labels(labels, None, HAS_TOKEN, 1)[1], [[0.5], [1.5]])
 
 
 def test_a_sentence_without_a_token_has_no_label() -> None:
@@ -312,8 +324,14 @@ def test_choices_are_labels_of_multiple_choice() -> None:
     with pytest.raises(ValueError, match=r"labels has shape \(4,\), but the inputs ask for \(2,\)"):
         model(ids, labels=[0, 1, 0, 1])
     ids[1, 1] = 1
-    with pytest.raises(ValueError, match=r"labels\[1\] is given, but row 1 has no real token"):
+    with pytest.raises(ValueError, match=r"labels\[1\] is 1, but that choice of question 1 has no real token"):
         model(ids, labels=[0, 1])
+    output, gradients = model.loss_and_gradients(input_ids=ids, labels=[0, 0])
+    assert output.logits[1, 1] == -np.inf
+    assert np.isfinite(output.loss)
+    assert all(
+        np.isfinite(leaf.rows if isinstance(leaf, RowSparse) else leaf).all() for leaf in trees.leaves(gradients)
+    )
     np.testing.assert_array_equal(model(ids, labels=[[0], [-100]]).loss, model(ids, labels=[0, -100]).loss)
 
 

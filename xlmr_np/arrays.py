@@ -14,11 +14,13 @@ from array_api_compat import array_namespace, is_cupy_array, is_numpy_array
 __all__ = [
     "Array",
     "array_namespace",
+    "as_generator",
     "at_least_float32",
     "compute_dtype",
     "dtype_from_name",
     "erf",
     "resolve_device",
+    "scatter_add_rows",
     "to_device",
     "to_numpy",
 ]
@@ -43,6 +45,20 @@ def at_least_float32(x: Array) -> Array:
     """`x` itself in float32 or float64, otherwise `x` widened to float32 (for sums, norms and softmax)."""
     xp = array_namespace(x)
     return x if x.dtype in (xp.float32, xp.float64) else xp.astype(x, xp.float32)
+
+
+def scatter_add_rows(rows: Array, index: Array, number_of_rows: int) -> Array:
+    """A matrix [number_of_rows, D] whose row r is the sum of those `rows` [N, D] whose `index` [N] is r.
+
+    The array API has no such function: other libraries than NumPy and CuPy multiply by a matrix of ones and zeros.
+    """
+    xp = array_namespace(rows)
+    if is_numpy_array(rows) or is_cupy_array(rows):
+        sums = xp.zeros((number_of_rows, rows.shape[1]), dtype=rows.dtype)
+        xp.add.at(sums, index, rows)
+        return sums
+    every = xp.arange(number_of_rows, dtype=index.dtype, device=index.device)
+    return xp.astype(every[:, None] == index[None, :], rows.dtype) @ rows
 
 
 # erf(x) = x + x P(x²) for |x| <= 1. P is the Chebyshev interpolant of erf(√z)/√z - 1 on [0, 1], degree 12,
@@ -192,6 +208,19 @@ def _number_of_gpus(why_none: bool = False) -> int:
     if count == 0 and why_none:
         raise RuntimeError(f"device 'cuda' was asked for, but CuPy {cupy.__version__} cannot use a GPU here: {reason}.")
     return count
+
+
+def as_generator(generator: np.random.Generator | None) -> np.random.Generator:
+    """The generator itself; None gives one of fresh randomness.
+
+    Raises:
+        TypeError: it is something else, such as a seed.
+    """
+    if not isinstance(generator, np.random.Generator | None):
+        raise TypeError(
+            f"generator must be a numpy.random.Generator, such as default_rng(0) makes; it is {generator!r:.60}."
+        )
+    return np.random.default_rng() if generator is None else generator
 
 
 def to_device(x: Array, device: str) -> Array:

@@ -251,11 +251,10 @@ def flat_choices(arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
     for name, given in arguments.items():
         if given is not None:
             array = rectangle(name, given)
-            axes = 4 if name == "inputs_embeds" else 3
-            if array.ndim != axes:
+            if array.ndim != (4 if name == "inputs_embeds" else 3):
                 raise ValueError(
-                    f"{name} of multiple choice needs the axes [questions, choices, tokens{', width' * (axes == 4)}]; "
-                    f"its shape is {array.shape}."
+                    f"{name} of multiple choice needs the axes questions, choices and tokens (inputs_embeds also the "
+                    f"width); its shape is {array.shape}."
                 )
             leading.add(array.shape[:2])
             flat[name] = array.reshape(prod(array.shape[:2]), *array.shape[2:])
@@ -292,7 +291,8 @@ def rectangle(name: str, x: Any) -> np.ndarray:
         return to_numpy(x)
     except ValueError as error:  # NumPy's words for rows of different lengths
         raise ValueError(
-            f"{name} has rows of different lengths; make them equal, for example with tokenizer(..., padding=True)."
+            f"{name} has rows of different lengths; make them equal: tokenizer(..., padding=True) pads inputs, and "
+            "labels are padded with -100."
         ) from error
     except (TypeError, RuntimeError) as error:  # tensors of torch in bfloat16, on a GPU, or with a gradient
         raise TypeError(f"{name} cannot be read as a NumPy array ({error}); pass one.") from error

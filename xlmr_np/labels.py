@@ -1,7 +1,7 @@
 """What users pass as the right answers, checked once here, on the host, in NumPy arrays.
 
 Decided here and nowhere else:
-- -100 leaves a token, a sentence or a question out of the loss.
+- Where labels are classes or places, -100 leaves a token, a sentence or a question out of the loss.
 - A label at padding, or for a sentence without a real token, is an error.
 - If every label is left out, the loss is 0, with a warning.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from xlmr_np.arrays import Array
-from xlmr_np.inputs import check_indices, check_shape, read_array, rectangle
+from xlmr_np.inputs import check_shape, read_array, rectangle
 from xlmr_np.losses.cross_entropy import IGNORED_LABEL
 
 logger = logging.getLogger("xlmr_np")
@@ -30,7 +30,8 @@ def token_labels(
         ValueError: the shape is not that of the tokens, a label is no class, or stands at padding.
         TypeError: labels are not integers.
     """
-    array = _classes(name, read_array(name, labels, "iu", ("batch", "tokens")), is_real.shape, number_of_classes)
+    given = read_array(name, labels, "iu", ("batch", "tokens"))
+    array = _classes(name, given, is_real.shape, number_of_classes, "number of classes")
     for row, column in np.argwhere((array != IGNORED_LABEL) & ~is_real)[:1]:
         raise ValueError(
             f"{name}[{row}, {column}] is {array[row, column]}, but there is padding; write {IGNORED_LABEL} there."
@@ -48,10 +49,10 @@ def counted_items(labels: Int[Array, "*places"], number_of_items: Any = None) ->
     is_counted = labels != IGNORED_LABEL
     if number_of_items is None:
         return is_counted, 1.0
-    number = float(number_of_items)
-    if not 0 < number < float("inf"):
+    number = rectangle("num_items_in_batch", number_of_items)
+    if number.ndim or number.dtype.kind not in "iuf" or not 0 < number < np.inf:
         raise ValueError(f"num_items_in_batch must be a number above 0; it is {number_of_items!r}.")
-    return is_counted, float(is_counted.sum()) / number
+    return is_counted, float(is_counted.sum() / number)
 
 
 def sequence_labels(
@@ -80,6 +81,11 @@ def sequence_labels(
             problem_type = "regression"
         else:
             problem_type = "single_label_classification" if array.dtype.kind in "iu" else "multi_label_classification"
+            if array.dtype.kind not in "iu" and array.ndim == 1:
+                raise TypeError(
+                    f"labels [batch] are classes and must be integers; these are {array.dtype}. For several labels a "
+                    f"sentence their shape is [batch, {number_of_labels}]."
+                )
             if array.dtype.kind in "iu" and array.shape == (len(has_token), number_of_labels):
                 raise ValueError(
                     f"labels of shape {array.shape} hold integers: for several labels a sentence, pass floats or set "
@@ -99,21 +105,33 @@ def sequence_labels(
 
 
 def class_labels(labels: Any, has_token: Bool[Array, " B"], number_of_classes: int) -> Int[Array, " B"]:
-    """One class, or -100, for every sentence (or question): [B], or [B, 1].
+    """One class, or -100, for every sentence: [B], or [B, 1].
 
     Raises:
         ValueError: the shape does not fit, a label is no class, or a labelled sentence has no real token.
         TypeError: labels are not integers.
     """
-    array = _labels_array(labels)
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]
-    if array.dtype.kind not in "iu":
-        raise TypeError(f"labels must be integers, one class a sentence; they are {array.dtype}.")
-    classes = _classes("labels", array, has_token.shape, number_of_classes)
+    classes = _one_class_a_row(labels, has_token.shape[0], number_of_classes, "number of classes")
     _check_has_token(classes != IGNORED_LABEL, has_token)
     warn_if_nothing_counts(classes)
     return classes
+
+
+def choice_labels(labels: Any, has_token: Bool[Array, "B C"]) -> Int[Array, " B"]:
+    """The number of the right choice, or -100, for every question: [B], or [B, 1].
+
+    Raises:
+        ValueError: the shape does not fit, or a label is no choice, or one without a real token.
+        TypeError: labels are not integers.
+    """
+    questions, choices = has_token.shape
+    right = _one_class_a_row(labels, questions, choices, "number of choices")
+    is_counted = right != IGNORED_LABEL
+    is_possible = has_token[np.arange(questions), np.where(is_counted, right, 0)]
+    for row in np.flatnonzero(is_counted & ~is_possible)[:1]:
+        raise ValueError(f"labels[{row}] is {right[row]}, but that choice of question {row} has no real token.")
+    warn_if_nothing_counts(right)
+    return right
 
 
 def span_labels(
@@ -138,17 +156,31 @@ def span_labels(
 
 def _labels_array(labels: Any) -> np.ndarray:
     array = rectangle("labels", labels)
-    if array.ndim not in (1, 2) or array.dtype.kind not in "iufb" or array.size == 0:
-        raise ValueError(
-            f"labels must be numbers [batch] or [batch, labels]; these are {array.dtype} of shape {array.shape}."
-        )
+    if array.dtype.name == "bfloat16":  # which NumPy's own functions do not know
+        array = array.astype(np.float32)
+    if array.dtype.kind not in "iufb":
+        raise TypeError(f"labels must be numbers; these are {array.dtype}.")
+    if array.ndim not in (1, 2) or array.size == 0:
+        raise ValueError(f"labels must have the shape [batch] or [batch, labels]; theirs is {array.shape}.")
     return array
 
 
-def _classes(name: str, array: np.ndarray, shape: tuple[int, ...], number_of_classes: int) -> np.ndarray:
+def _one_class_a_row(labels: Any, rows: int, number_of_classes: int, what: str) -> np.ndarray:
+    array = _labels_array(labels)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"labels must be integers, one for each row; they are {array.dtype}.")
+    return _classes("labels", array, (rows,), number_of_classes, what)
+
+
+def _classes(name: str, array: np.ndarray, shape: tuple[int, ...], number: int, what: str) -> np.ndarray:
     check_shape(name, array, shape)
-    is_counted = array != IGNORED_LABEL
-    check_indices(name, np.where(is_counted, array, 0), number_of_classes, "number of classes")
+    for place in np.argwhere((array != IGNORED_LABEL) & ((array < 0) | (array >= number)))[:1]:
+        raise ValueError(
+            f"{name}[{', '.join(map(str, place))}] is {array[tuple(place)]}; the {what} of {number} allows 0 to "
+            f"{number - 1}, and {IGNORED_LABEL} leaves it out."
+        )
     return array.astype(np.int64)
 
 

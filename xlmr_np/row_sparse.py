@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxtyping import Float, Int
 
-from xlmr_np.arrays import Array, array_namespace
+from xlmr_np.arrays import Array, scatter_add_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,13 +39,7 @@ class RowSparse:
 
     def to_dense(self) -> Float[Array, "number_of_rows D"]:
         """The whole matrix, zeros included, in a new array."""
-        xp = array_namespace(self.rows)
-        every = xp.arange(self.number_of_rows, dtype=self.index.dtype, device=self.index.device)
-        before = xp.searchsorted(self.index, every, side="left")  # how many of `index` are smaller
-        is_here = xp.searchsorted(self.index, every, side="right") > before
-        nothing = xp.zeros((1, self.rows.shape[1]), dtype=self.rows.dtype, device=self.rows.device)
-        place = xp.where(is_here, before, xp.full_like(before, self.rows.shape[0]))
-        return xp.take(xp.concat([self.rows, nothing], axis=0), place, axis=0)
+        return scatter_add_rows(self.rows, self.index, self.number_of_rows)
 
     def add_to(self, dense: Float[Array, "number_of_rows D"]) -> None:
         """Add the rows to `dense`, in place; for an array that the caller has made and nobody else holds.

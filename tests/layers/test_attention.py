@@ -8,9 +8,22 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from tests.libraries import Library, check_record, to_numpy
-from xlmr_np.layers.attention import PackedMask, PaddedMask, Spans, attention_forward
-from xlmr_np.layers.dropout import Dropout, Philox
-from xlmr_np.layers.self_attention import merge_heads, split_heads
+from xlmr_np.layers.add_norm import AddNormParams
+from xlmr_np.layers.attention import (
+    PackedMask,
+    PaddedMask,
+    Spans,
+    attention_backward,
+    attention_forward,
+    causal_visibility,
+)
+from xlmr_np.layers.dropout import Dropout, Philox, attention_keep
+from xlmr_np.layers.encoder_layer import EncoderLayerParams, EncoderSetting, encoder_layer_forward
+from xlmr_np.layers.feed_forward import FeedForwardParams
+from xlmr_np.layers.layer_norm import LayerNormParams
+from xlmr_np.layers.linear import LinearParams
+from xlmr_np.layers.self_attention import AttentionParams, merge_heads, split_heads
+from xlmr_np.ops.reference import REFERENCE
 
 B, T, S, H, W = 3, 4, 6, 2, 5
 RANDOM = np.random.default_rng(1)
@@ -97,6 +110,22 @@ def test_packed_attention(library: Library, is_causal: bool) -> None:
         check_record(sentence)
 
 
+@pytest.mark.parametrize(("queries", "keys"), [(1, 1), (4, 4), (1, 6), (3, 6), (4, 7), (5, 3)])
+def test_the_last_query_sees_up_to_the_last_key_and_each_earlier_one_a_key_less(queries: int, keys: int) -> None:
+    is_visible = causal_visibility(np.zeros((B, H, queries, W)), np.zeros((B, H, keys, W)))
+    expected = np.tril(np.ones((queries, keys), bool), keys - queries)
+    np.testing.assert_array_equal(is_visible, expected[None, None])
+
+
+def test_a_mask_of_other_sentences_than_the_forward_pass_had_is_refused() -> None:
+    x = random_heads(6)
+    lengths = spans([2, 3, 1])
+    _, cache = attention_forward(x, x, x, PackedMask(lengths, lengths))
+    for other in (spans([2, 3]), spans([2, 3, 1, 0])):
+        with pytest.raises(ValueError, match="zip"):
+            attention_backward(x, cache, PackedMask(other, other))
+
+
 def test_key_spans_may_leave_gaps_and_repeat() -> None:
     query, key, value = random_heads(4), random_heads(10), random_heads(10)
     mask = PackedMask(spans([2, 2]), Spans(np.array([3, 3]), np.array([5, 5])))
@@ -129,8 +158,55 @@ def test_dropout_keeps_what_its_array_says() -> None:
     np.testing.assert_allclose(context, np.einsum("bhts,bshw->bthw", weights, value), atol=1e-13)
 
 
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_a_key_draws_the_bits_of_each_sentence_by_its_number(library: Library, is_packed: bool) -> None:
+    key = Philox(3, 4)
+    batch = [np.repeat(random_heads(1, T), B, axis=0) for _ in range(3)]  # one sentence, B times: only bits differ
+    keep = np.stack([attention_keep(key, 0.4, sentence, np.zeros((H, T, T))) for sentence in range(B)])
+    assert len({bits.tobytes() for bits in keep}) == B
+    expected, _ = attention_forward(*batch, PaddedMask(None), Dropout(0.4, keep))
+    lengths = spans([T] * B)
+    mask = PackedMask(lengths, lengths) if is_packed else PaddedMask(None)
+    rows = [library.array(x.reshape(B * T, H, W) if is_packed else x) for x in batch]
+    context, _ = attention_forward(*rows, library.tree(mask), Dropout(0.4, key))
+    np.testing.assert_allclose(to_numpy(context).reshape(B, T, H, W), expected, atol=1e-13)
+
+
 def test_heads_are_split_and_merged(library: Library) -> None:
     x = RANDOM.normal(size=(B, T, H * W))
     heads = split_heads(library.array(x), H)
     np.testing.assert_array_equal(to_numpy(heads)[..., 1, :], x[..., W:])
     np.testing.assert_array_equal(to_numpy(merge_heads(heads)), x)
+
+
+class Store:
+    """The simplest `Past`: the keys and values of one sentence, end to end."""
+
+    def __init__(self) -> None:
+        self.key = self.value = np.zeros((0, H, W))
+
+    def append(self, key: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        self.key = np.concatenate([self.key, key])
+        self.value = np.concatenate([self.value, value])
+        return self.key, self.value
+
+
+def test_a_sentence_in_pieces_with_its_past_gives_what_the_whole_sentence_gives() -> None:
+    width = H * W
+
+    def linear() -> LinearParams:
+        return LinearParams(RANDOM.normal(size=(width, width)), RANDOM.normal(size=width))
+
+    def add_norm() -> AddNormParams:
+        return AddNormParams(linear(), LayerNormParams(RANDOM.normal(size=width), RANDOM.normal(size=width)))
+
+    params = EncoderLayerParams(
+        AttentionParams(linear(), linear(), linear(), add_norm()), FeedForwardParams(linear(), add_norm())
+    )
+    setting = EncoderSetting(H, "gelu", 1e-5)
+    x, past = RANDOM.normal(size=(7, width)), Store()
+    whole, _ = encoder_layer_forward(x, params, PackedMask(spans([7]), spans([7]), True), setting, REFERENCE)
+    for start, stop in ((0, 3), (3, 4), (4, 7)):
+        mask = PackedMask(spans([stop - start]), spans([stop]), is_causal=True)
+        piece, _ = encoder_layer_forward(x[start:stop], params, mask, setting, REFERENCE, past=past)
+        np.testing.assert_allclose(piece, whole[start:stop], atol=1e-12)

@@ -1,10 +1,12 @@
 """Every backward function of the layers, heads and losses, against central differences and torch's autograd."""
 
+import array_api_strict
 import numpy as np
 import pytest
 import torch
 
 from tests.gradients import check_gradients
+from tests.libraries import Library
 from xlmr_np import trees
 from xlmr_np.heads.masked_lm import MaskedLMParams, masked_lm_backward, masked_lm_forward
 from xlmr_np.heads.pooler import pooler_backward, pooler_forward
@@ -152,6 +154,7 @@ ATTENTIONS = {
     "padded": (PADDED, (B, T), (B, S)),
     "packed": (PackedMask(spans(3, 0, 4), spans(2, 3, 5)), (7,), (10,)),
     "packed causal": (PackedMask(spans(3, 4), spans(3, 6), is_causal=True), (7,), (9,)),
+    "packed, a sentence without keys": (PackedMask(spans(3, 4), spans(0, 5)), (7,), (5,)),
 }
 
 
@@ -167,9 +170,26 @@ def test_attention(name: str, drops: bool) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_attention_in_half_precision(name: str) -> None:
+    mask, query_shape, key_shape = ATTENTIONS[name]
+    own_mask = Bits(mask).like(torch.zeros(0))
+    shapes = ((*query_shape, H, W), (*key_shape, H, W), (*key_shape, H, W))
+    half = [torch.asarray(normal(*shape), dtype=torch.float16) for shape in shapes]
+
+    def run(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        context, cache = attention_forward(*inputs, own_mask)
+        return [context, *attention_backward(context, cache, own_mask)]
+
+    for narrow, wide in zip(run(half), run([x.double() for x in half]), strict=True):
+        assert narrow.dtype == torch.float16
+        assert (narrow - wide).abs().max() <= 0.02  # float16 has 11 bits, and the softmax takes its scores in them
+
+
 LAYERS = {
     "padded": (PaddedMask(keep(B, 1, 1, T) | (np.arange(T) == 0)), (B, T)),
     "packed": (PackedMask(spans(3, 5), spans(3, 5)), (8,)),
+    "packed causal": (PackedMask(spans(3, 5), spans(3, 5), is_causal=True), (8,)),
 }
 
 
@@ -191,6 +211,38 @@ def test_encoder_layer(name: str, drops: bool) -> None:
 
     params = EncoderLayerParams(attention(), FeedForwardParams(linear(F, D), add_norm(F)))
     check_gradients(forward, backward, (normal(*shape, D), params))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_what_a_layer_makes_lies_on_the_device_of_its_inputs(name: str) -> None:
+    # no GPU is needed: array_api_strict pretends to have devices, and refuses to combine arrays of two of them
+    device = array_api_strict.Device("device1")
+    elsewhere = Library("elsewhere", lambda x: array_api_strict.asarray(x, device=device))
+    mask, shape = LAYERS[name]
+    setting = EncoderSetting(H, "gelu", EPS)
+    params = EncoderLayerParams(attention(), FeedForwardParams(linear(F, D), add_norm(F)))
+    x, params, mask = elsewhere.tree((normal(*shape, D), params, mask))
+    dropout = LayerDropout(Dropout(0.3, Philox(1, 2)))
+    y, cache = encoder_layer_forward(x, params, mask, setting, REFERENCE, dropout)
+    gradients = encoder_layer_backward(y, cache, params, mask, setting, REFERENCE, dropout)
+    assert {leaf.device for leaf in trees.leaves((y, gradients))} == {device}
+
+
+def test_a_layer_with_half_precision_parameters_computes_in_the_type_of_its_input() -> None:
+    mask, shape = LAYERS["padded"]
+    setting = EncoderSetting(H, "gelu", EPS)
+    params = EncoderLayerParams(attention(), FeedForwardParams(linear(F, D), add_norm(F)))
+    half = trees.map_leaves(lambda leaf: leaf.astype(np.float16), params)
+    x = normal(*shape, D).astype(np.float32)
+
+    def run(params: EncoderLayerParams) -> trees.Tree:
+        y, cache = encoder_layer_forward(x, params, mask, setting, REFERENCE)
+        return y, encoder_layer_backward(y, cache, params, mask, setting, REFERENCE)
+
+    results = run(half), run(trees.map_leaves(lambda leaf: leaf.astype(np.float32), half))
+    for narrow, wide in zip(*map(trees.leaves, results), strict=True):
+        assert narrow.dtype == np.float32
+        np.testing.assert_array_equal(narrow, wide)
 
 
 def test_pooler() -> None:

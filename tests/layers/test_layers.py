@@ -1,5 +1,7 @@
 """Each layer against torch's own, in float64, on every array library; caches hold what their records say."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -51,6 +53,16 @@ def test_linear_computes_in_the_type_of_its_input() -> None:
     expected, _ = linear_forward(x, LinearParams(*(leaf.astype(np.float32) for leaf in half)))
     assert y.dtype == np.float32
     np.testing.assert_array_equal(y, expected)
+
+
+def test_linear_does_not_copy_parameters_of_the_right_type() -> None:
+    # a memory-mapped checkpoint would otherwise be read and held twice
+    params = LinearParams(np.zeros((100_000, 1)), np.zeros(100_000))
+    tracemalloc.start()
+    y, _ = linear_forward(np.zeros((1, 1)), params)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2.5 * y.nbytes  # the product, and its sum with the bias
 
 
 TORCH_ACTIVATIONS = {

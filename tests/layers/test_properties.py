@@ -1,6 +1,7 @@
 """What must hold of softmax, layer norm, positions and random bits for any input."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -47,9 +48,11 @@ def test_softmax_neither_overflows_nor_divides_by_zero(library: Library) -> None
     assert to_numpy(nothing).shape == (2, 0)
 
 
-def test_softmax_of_half_precision_is_float32() -> None:
-    probabilities, _ = softmax_forward(np.zeros((1, 3), np.float16))
-    assert probabilities.dtype == np.float32
+@pytest.mark.parametrize("is_visible", [None, np.array([True, False, True])], ids=["all visible", "some hidden"])
+@pytest.mark.parametrize(("storage", "computed"), [("float16", "float32"), ("float32", "float32"), ("float64",) * 2])
+def test_softmax_is_computed_in_at_least_float32(storage: str, computed: str, is_visible: np.ndarray | None) -> None:
+    probabilities, _ = softmax_forward(np.zeros((1, 3), storage), is_visible)
+    assert probabilities.dtype == computed
 
 
 @given(

@@ -24,7 +24,7 @@ def test_equals_torch(library: Library, shape: tuple[int, ...]) -> None:
     np.testing.assert_allclose(to_numpy(loss), expected.detach(), rtol=1e-13)
     check_record(cache)
     (3.0 * expected).backward()
-    d_predictions = mean_squared_error_backward(library.array(np.array(3.0)), cache)
+    d_predictions = mean_squared_error_backward(library.array(np.array(3.0)), cache, library.array(targets))
     np.testing.assert_allclose(to_numpy(d_predictions), tensor.grad, rtol=1e-13)
 
 
@@ -33,15 +33,16 @@ def test_gradients(shape: tuple[int, ...]) -> None:
     targets = RANDOM.normal(size=shape)
     check_gradients(
         lambda predictions: mean_squared_error_forward(predictions, array_namespace(predictions).asarray(targets)),
-        lambda d_loss, cache, _: mean_squared_error_backward(d_loss, cache),
+        lambda d_loss, cache, _: mean_squared_error_backward(d_loss, cache, targets),
         RANDOM.normal(size=shape),
     )
 
 
 def test_by_hand() -> None:
-    loss, cache = mean_squared_error_forward(np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([[1.0, 0.0], [0.0, 5.0]]))
+    targets = np.array([[1.0, 0.0], [0.0, 5.0]])
+    loss, cache = mean_squared_error_forward(np.array([[1.0, 2.0], [3.0, 4.0]]), targets)
     assert loss == (0 + 4 + 9 + 1) / 4
-    np.testing.assert_array_equal(mean_squared_error_backward(np.array(2.0), cache), [[0.0, 2.0], [3.0, -1.0]])
+    np.testing.assert_array_equal(mean_squared_error_backward(np.array(2.0), cache, targets), [[0.0, 2.0], [3.0, -1.0]])
 
 
 def test_half_predictions_are_squared_in_float32() -> None:
@@ -49,9 +50,10 @@ def test_half_predictions_are_squared_in_float32() -> None:
     loss, cache = mean_squared_error_forward(predictions, targets)
     wide, _ = mean_squared_error_forward(predictions.astype(np.float32), targets.astype(np.float32))
     assert loss == wide
-    assert loss.dtype == cache.difference.dtype == np.float32
+    assert loss.dtype == mean_squared_error_backward(loss, cache, targets).dtype == np.float32
 
 
 def test_targets_take_the_type_of_the_predictions() -> None:
-    loss, cache = mean_squared_error_forward(np.ones(3, np.float32), np.zeros(3))
-    assert loss.dtype == cache.difference.dtype == np.float32
+    targets = np.zeros(3)
+    loss, cache = mean_squared_error_forward(np.ones(3, np.float32), targets)
+    assert loss.dtype == mean_squared_error_backward(loss, cache, targets).dtype == np.float32

@@ -415,3 +415,12 @@ def test_parameters_are_counted_like_the_references(class_name: str, is_tied: bo
     ours.resize_token_embeddings(VOCABULARY + 1)
     added = 24 + (has_decoder and 1 + 24 * (not is_tied))
     assert ours.num_parameters() == theirs.num_parameters() - dead_bias + added
+
+
+@pytest.mark.parametrize("change", [{"vocab_size": 70}, {"num_hidden_layers": 3}], ids=str)
+def test_a_config_changed_by_hand_is_refused(change: dict[str, int]) -> None:
+    model = XLMRobertaModel(XLMRobertaConfig(**TINY))
+    for name, value in change.items():
+        setattr(model.config, name, value)
+    with pytest.raises(ValueError, match="cannot be changed by its config alone"):
+        model.resize_token_embeddings(70)

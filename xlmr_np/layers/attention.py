@@ -51,10 +51,9 @@ class AttentionCache(NamedTuple):
 
 
 class PackedAttentionCache(NamedTuple):
-    """One cache per sentence, each with B = 1, and the length of the packed key axis."""
+    """One cache per sentence, each with B = 1."""
 
     sentences: tuple[AttentionCache, ...]
-    number_of_keys: int
 
 
 def causal_visibility(query: Float[Array, "B H T W"], key: Float[Array, "B H S W"]) -> Bool[Array, "1 1 T S"]:
@@ -153,21 +152,23 @@ def _with_bits(dropout: Dropout | None, probabilities: Float[Array, "B H T S"], 
     if dropout is None or not isinstance(dropout.keep, Philox | TokenKey):
         return dropout
     bits = [
-        _bits_of_sentence(dropout, probabilities[row, ...], first_sentence + row, row)
-        for row in range(probabilities.shape[0])
+        _bits_of_row(dropout, probabilities[row, ...], first_sentence, row) for row in range(probabilities.shape[0])
     ]
     return Dropout(dropout.rate, array_namespace(probabilities).stack(bits, axis=0))
 
 
-def _bits_of_sentence(
-    dropout: Dropout, probabilities: Float[Array, "H T S"], sentence: int, row: int
+def _bits_of_row(
+    dropout: Dropout, probabilities: Float[Array, "H T S"], first_sentence: int, row: int
 ) -> Bool[Array, "H T S"]:
-    """The bits of one sentence, at the places that its tokens have when padding is left out."""
-    if isinstance(dropout.keep, Philox):
-        return attention_keep(dropout.keep, dropout.rate, sentence, probabilities)
+    """The bits of one sentence; with a `TokenKey`, at the places that its tokens have when padding is left out."""
+    keep = dropout.keep
+    if isinstance(keep, Philox):
+        return attention_keep(keep, dropout.rate, first_sentence + row, probabilities)
+    if keep.rows.ndim != 2:
+        raise TypeError("A TokenKey places the tokens of padded rows; packed attention takes the Philox alone.")
     xp = array_namespace(probabilities)
-    bits = attention_keep(dropout.keep.key, dropout.rate, sentence, probabilities)
-    places = dropout.keep.rows[row, :]
+    bits = attention_keep(keep.key, dropout.rate, int(keep.sentences[row, 0]), probabilities)
+    places = keep.rows[row, :]
     return xp.take(xp.take(bits, places, axis=1), places, axis=2)
 
 
@@ -189,7 +190,7 @@ def _packed_attention_forward(
         context, cache = _padded_attention_forward(own_query, own_key, own_value, is_visible, dropout, sentence)
         contexts.append(_heads_first(context)[0, ...])
         caches.append(cache)
-    return xp.concat(contexts, axis=0), PackedAttentionCache(tuple(caches), key.shape[0])
+    return xp.concat(contexts, axis=0), PackedAttentionCache(tuple(caches))
 
 
 def _slices(mask: PackedMask) -> Iterator[tuple[slice, slice]]:

@@ -22,7 +22,8 @@ class Philox(NamedTuple):
 class TokenKey(NamedTuple):
     """A key, and where each token of the layout stands.
 
-    A token has the number of its sentence in the batch, and its own number among the tokens of that sentence.
+    A token has the number of its sentence in the batch, and its own number among the real tokens of that sentence.
+    Padding may have any number: nobody sees it, but for masks that show it on purpose.
     """
 
     key: Philox

@@ -8,9 +8,9 @@ from xlmr_np.arrays import Array, array_namespace, at_least_float32
 
 
 class BinaryCrossEntropyCache(NamedTuple):
-    """What the backward pass needs: σ(logits) - targets."""
+    """What the backward pass needs besides the targets: σ(logits)."""
 
-    difference: Float[Array, "N C"]
+    probabilities: Float[Array, "N C"]
 
 
 def binary_cross_entropy_forward(
@@ -29,11 +29,15 @@ def binary_cross_entropy_forward(
     wide_targets = xp.astype(targets, wide.dtype, copy=False)
     small = xp.exp(-xp.abs(wide))  # never above 1
     loss = xp.mean(xp.clip(wide, min=0.0) - wide * wide_targets + xp.log1p(small))
-    sigmoid = xp.where(wide >= 0.0, xp.ones_like(small), small) / (1.0 + small)  # BCE.7
-    return loss, BinaryCrossEntropyCache(sigmoid - wide_targets)
+    probabilities = xp.where(wide >= 0.0, xp.ones_like(small), small) / (1.0 + small)  # BCE.7
+    return loss, BinaryCrossEntropyCache(probabilities)
 
 
-def binary_cross_entropy_backward(d_loss: Float[Array, ""], cache: BinaryCrossEntropyCache) -> Float[Array, "N C"]:
+def binary_cross_entropy_backward(
+    d_loss: Float[Array, ""], cache: BinaryCrossEntropyCache, targets: Float[Array, "N C"]
+) -> Float[Array, "N C"]:
     """The gradient of the logits [N, C]: (σ(z) - t) / number of elements (BCE.6)."""
-    rows, classes = cache.difference.shape
-    return cache.difference * (d_loss / (rows * classes))
+    rows, classes = cache.probabilities.shape
+    xp = array_namespace(cache.probabilities)
+    difference = cache.probabilities - xp.astype(targets, cache.probabilities.dtype, copy=False)
+    return difference * (d_loss / (rows * classes))

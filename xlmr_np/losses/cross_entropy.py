@@ -10,10 +10,9 @@ IGNORED_LABEL = -100
 
 
 class CrossEntropyCache(NamedTuple):
-    """What the backward pass needs."""
+    """What the backward pass needs besides the labels."""
 
     probabilities: Float[Array, "N C"]
-    is_counted: Bool[Array, " N"]
 
 
 def cross_entropy_forward(
@@ -37,9 +36,8 @@ def cross_entropy_forward(
     total = xp.sum(exponentials, axis=1, keepdims=True)
     divisor = xp.where(total == 0.0, xp.ones_like(total), total)  # 0: every class is ruled out
     surprisal = xp.take_along_axis(xp.log(divisor) - shifted, index[:, None], axis=1)[:, 0]
-    number = xp.clip(xp.sum(xp.astype(is_counted, wide.dtype)), min=1.0)
-    loss = xp.sum(xp.where(is_counted, surprisal, xp.zeros_like(surprisal))) / number
-    return loss, CrossEntropyCache(exponentials / divisor, is_counted)
+    counted = xp.where(is_counted, surprisal, xp.zeros_like(surprisal))
+    return xp.sum(counted) / number_of_counted(is_counted, counted), CrossEntropyCache(exponentials / divisor)
 
 
 def cross_entropy_backward(
@@ -49,9 +47,16 @@ def cross_entropy_backward(
 
     Exactly 0 at -inf logits other than the label, and in every row that is left out.
     """
-    xp = array_namespace(cache.probabilities)
-    classes = xp.arange(cache.probabilities.shape[1], device=cache.probabilities.device)
-    one_hot = xp.astype(classes[None, :] == labels[:, None], cache.probabilities.dtype)
-    number = xp.clip(xp.sum(xp.astype(cache.is_counted, cache.probabilities.dtype)), min=1.0)
-    d_logits = (cache.probabilities - one_hot) * (d_loss / number)
-    return xp.where(cache.is_counted[:, None], d_logits, xp.zeros_like(d_logits))
+    probabilities = cache.probabilities
+    xp = array_namespace(probabilities)
+    is_counted = labels != IGNORED_LABEL
+    classes = xp.arange(probabilities.shape[1], device=probabilities.device)
+    one_hot = xp.astype(classes[None, :] == labels[:, None], probabilities.dtype)
+    d_logits = (probabilities - one_hot) * (d_loss / number_of_counted(is_counted, probabilities))
+    return xp.where(is_counted[:, None], d_logits, xp.zeros_like(d_logits))
+
+
+def number_of_counted(is_counted: Bool[Array, " N"], like: Float[Array, "..."]) -> Float[Array, ""]:
+    """How many rows count, as a number of the type of `like`; 1 if none does, as their sum is 0 then (M of CE.2)."""
+    xp = array_namespace(like)
+    return xp.clip(xp.sum(xp.astype(is_counted, like.dtype)), min=1.0)

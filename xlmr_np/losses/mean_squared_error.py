@@ -9,9 +9,9 @@ from xlmr_np.arrays import Array, array_namespace, at_least_float32
 
 
 class MeanSquaredErrorCache(NamedTuple):
-    """What the backward pass needs: predictions - targets."""
+    """What the backward pass needs besides the targets."""
 
-    difference: Float[Array, "*shape"]
+    predictions: Float[Array, "*shape"]
 
 
 def mean_squared_error_forward(
@@ -26,9 +26,13 @@ def mean_squared_error_forward(
     xp = array_namespace(predictions)
     wide = at_least_float32(predictions)
     difference = wide - xp.astype(targets, wide.dtype, copy=False)
-    return xp.mean(difference * difference), MeanSquaredErrorCache(difference)
+    return xp.mean(difference * difference), MeanSquaredErrorCache(wide)
 
 
-def mean_squared_error_backward(d_loss: Float[Array, ""], cache: MeanSquaredErrorCache) -> Float[Array, "*shape"]:
+def mean_squared_error_backward(
+    d_loss: Float[Array, ""], cache: MeanSquaredErrorCache, targets: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
     """The gradient of the predictions, of their shape: 2 (prediction - target) / number of elements (MSE.3)."""
-    return cache.difference * (2.0 * d_loss / math.prod(cache.difference.shape))
+    xp = array_namespace(cache.predictions)
+    difference = cache.predictions - xp.astype(targets, cache.predictions.dtype, copy=False)
+    return difference * (2.0 * d_loss / math.prod(difference.shape))

@@ -5,10 +5,10 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from xlmr_np.arrays import Array, array_namespace, to_device, to_numpy
+from xlmr_np.arrays import Array, array_namespace, to_device
 from xlmr_np.config import XLMRobertaConfig
 from xlmr_np.heads.pooler import pooler_backward, pooler_forward
-from xlmr_np.inputs import first_token_backward, first_token_forward, pack, unpack
+from xlmr_np.inputs import first_token_backward, first_token_forward, pack, rectangle, unpack
 from xlmr_np.models.encoding import DropoutKeys, EncoderModel, Requests
 from xlmr_np.models.pretrained import ModelParams
 from xlmr_np.outputs import BaseModelOutput
@@ -140,7 +140,7 @@ class XLMRobertaModel(EncoderModel):
 
     def _like(self, gradient: Any, output: Array) -> Array:
         """A gradient from the user, in the shape, type and place of the output."""
-        array = to_numpy(gradient)
+        array = rectangle("The gradient", gradient)
         if array.shape != output.shape:
             raise ValueError(f"The gradient of an output {output.shape} has the shape {array.shape}.")
         return to_device(array.astype(output.dtype, copy=False), self.device)

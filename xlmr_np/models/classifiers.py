@@ -31,16 +31,15 @@ from xlmr_np.inputs import (
     token_places,
     unpack,
 )
-from xlmr_np.labels import class_labels, sequence_labels, span_labels, token_labels, warn_if_nothing_counts
+from xlmr_np.labels import choice_labels, sequence_labels, span_labels, token_labels, warn_if_nothing_counts
 from xlmr_np.layers.dropout import Dropout
 from xlmr_np.losses.binary_cross_entropy import binary_cross_entropy_backward, binary_cross_entropy_forward
 from xlmr_np.losses.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from xlmr_np.losses.mean_squared_error import mean_squared_error_backward, mean_squared_error_forward
-from xlmr_np.models.encoding import DropoutKeys, EncoderModel, Requests
+from xlmr_np.models.encoding import DropoutKeys, Requests, TaskModel
 from xlmr_np.models.pretrained import ModelParams
 from xlmr_np.ops import Ops
 from xlmr_np.outputs import (
-    LogitsOutput,
     ModelOutput,
     MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
@@ -67,10 +66,8 @@ CROSS_ENTROPY = Loss(cross_entropy_forward, cross_entropy_backward)
 SPAN_LOSS = Loss(span_loss_forward, span_loss_backward)
 LOSSES = {
     "single_label_classification": CROSS_ENTROPY,
-    "multi_label_classification": Loss(
-        binary_cross_entropy_forward, lambda d_loss, cache, _: binary_cross_entropy_backward(d_loss, cache)
-    ),
-    "regression": Loss(mean_squared_error_forward, lambda d_loss, cache, _: mean_squared_error_backward(d_loss, cache)),
+    "multi_label_classification": Loss(binary_cross_entropy_forward, binary_cross_entropy_backward),
+    "regression": Loss(mean_squared_error_forward, mean_squared_error_backward),
 }
 
 
@@ -81,14 +78,13 @@ class Targets(NamedTuple):
     labels: Any  # one array, or one for each array of logits
 
 
-class ClassifierModel(EncoderModel):
+class ClassifierModel(TaskModel):
     """A model whose loss is a function of a few logits: encoder, then head, then loss, and the same way back.
 
     A class says what its head is, by the methods that raise NotImplementedError here.
     """
 
-    label_names: ClassVar[tuple[str, ...]] = ("labels",)
-    output_class: ClassVar[type[LogitsOutput]]
+    output_class: ClassVar[type[ModelOutput]]
 
     def _forward(self, requests: Requests, labels: dict[str, Any], **arguments: Any) -> Any:
         inputs, encoded = self._run(requests, **arguments)
@@ -115,12 +111,7 @@ class ClassifierModel(EncoderModel):
         Raises:
             ValueError, TypeError: as for `forward`; or there are no labels, or no real token.
         """
-        arguments = self._arguments(batch)
-        labels = {name: arguments.pop(name, None) for name in self.label_names}
-        inputs = self._prepare(**arguments)
-        targets = self._targets(inputs, **labels)
-        if targets is None:
-            raise ValueError(f"A training step needs {' and '.join(self.label_names)}.")
+        inputs, targets = self._training_inputs(batch)
         keys = DropoutKeys(generator)
         training_pass = self._encode_for_training(inputs, keys, checkpoint_layers)
         ops, dropout = self.engine.training, self._head_dropout(inputs, keys)
@@ -153,13 +144,12 @@ class ClassifierModel(EncoderModel):
         """What the head drops in a training step."""
         raise NotImplementedError
 
-    def _targets(self, inputs: EncoderInputs, **labels: Any) -> Targets | None:
-        """The checked labels with their loss, or None if there are none."""
-        raise NotImplementedError
+    def _laid_out(self, logits: Any, inputs: EncoderInputs) -> tuple[Array, ...]:
+        """The logits as the users get them."""
+        return (logits,)
 
-    def _output(self, loss: Array | None, logits: Any, inputs: EncoderInputs, *requested: Any) -> ModelOutput:
-        """The record of this class."""
-        return self.output_class(loss, logits, *requested)
+    def _output(self, loss: Array | None, logits: Any, inputs: EncoderInputs, *requested: Any) -> Any:
+        return self.output_class(loss, *self._laid_out(logits, inputs), *requested)  # type: ignore[call-arg]
 
 
 class LabelledModel(ClassifierModel):
@@ -252,6 +242,8 @@ class XLMRobertaForTokenClassification(LabelledModel):
     `TokenClassifierOutput`.
     """
 
+    output_class = TokenClassifierOutput
+
     @classmethod
     def _specification(cls, config: XLMRobertaConfig, is_tied: bool, has_pooler: bool) -> ModelParams:
         return ModelParams(encoder_specification(config), classifier_specification(config, config.num_labels))
@@ -276,8 +268,8 @@ class XLMRobertaForTokenClassification(LabelledModel):
         warn_if_nothing_counts(array)
         return Targets(CROSS_ENTROPY, self._to_device(array[is_real]))
 
-    def _output(self, loss: Array | None, logits: Any, inputs: EncoderInputs, *requested: Any) -> TokenClassifierOutput:
-        return TokenClassifierOutput(loss, unpack(logits, inputs.is_real), *requested)
+    def _laid_out(self, logits: Any, inputs: EncoderInputs) -> tuple[Array, ...]:
+        return (unpack(logits, inputs.is_real),)
 
 
 class XLMRobertaForQuestionAnswering(ClassifierModel):
@@ -286,6 +278,7 @@ class XLMRobertaForQuestionAnswering(ClassifierModel):
     A choice is made among the real tokens of a row, so that an answer does not depend on the padding beside it.
     """
 
+    output_class = QuestionAnsweringModelOutput
     label_names = ("start_positions", "end_positions")
 
     @classmethod
@@ -353,17 +346,15 @@ class XLMRobertaForQuestionAnswering(ClassifierModel):
         arrays = span_labels(**labels, is_real=to_numpy(inputs.is_real))
         return Targets(SPAN_LOSS, trees.map_leaves(self._to_device, arrays))
 
-    def _output(
-        self, loss: Array | None, logits: Any, inputs: EncoderInputs, *requested: Any
-    ) -> QuestionAnsweringModelOutput:
-        return QuestionAnsweringModelOutput(loss, *logits, *requested)
+    def _laid_out(self, logits: Any, inputs: EncoderInputs) -> tuple[Array, ...]:
+        return tuple(logits)
 
 
 class XLMRobertaForMultipleChoice(ClassifierModel):
     """The encoder with a head that chooses among several continuations or answers.
 
     The arguments have one axis more than those of other classes, [B, C, T] for C choices of B questions;
-    `hidden_states` and `attentions` come back for B·C sentences.
+    `hidden_states` and `attentions` come back for B·C sentences. A choice without a real token has the logit -inf.
     """
 
     output_class = MultipleChoiceModelOutput
@@ -417,7 +408,9 @@ class XLMRobertaForMultipleChoice(ClassifierModel):
     def _head_forward(self, rows: Array, inputs: EncoderInputs, ops: Ops, dropout: Any) -> tuple[Array, Any]:
         first = first_token_forward(rows, inputs.is_real)
         logits, cache = multiple_choice_forward(first, self.params.head, ops, dropout)
-        return array_namespace(logits).reshape(logits, (-1, inputs.sentences_per_example)), cache
+        xp = array_namespace(logits)
+        possible = xp.where(xp.any(inputs.is_real, axis=1), logits, xp.full_like(logits, -xp.inf))
+        return xp.reshape(possible, (-1, inputs.sentences_per_example)), cache
 
     def _head_backward(
         self, d_logits: Any, cache: Any, inputs: EncoderInputs, ops: Ops, dropout: Any
@@ -432,8 +425,8 @@ class XLMRobertaForMultipleChoice(ClassifierModel):
     def _targets(self, inputs: EncoderInputs, **labels: Any) -> Targets | None:
         if labels["labels"] is None:
             return None
-        has_token = to_numpy(inputs.is_real).any(axis=1).reshape(-1, inputs.sentences_per_example).all(axis=1)
-        array = class_labels(labels["labels"], has_token, inputs.sentences_per_example)
+        has_token = to_numpy(inputs.is_real).any(axis=1)
+        array = choice_labels(labels["labels"], has_token.reshape(-1, inputs.sentences_per_example))
         return Targets(CROSS_ENTROPY, self._to_device(array))
 
 

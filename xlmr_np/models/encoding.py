@@ -2,12 +2,12 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, ClassVar, NamedTuple, TypedDict
 
 import numpy as np
 
 from xlmr_np import trees
-from xlmr_np.arrays import Array, array_namespace, compute_dtype, to_device, to_numpy
+from xlmr_np.arrays import Array, array_namespace, as_generator, compute_dtype, to_device, to_numpy
 from xlmr_np.encoder import (
     EncoderCache,
     EncoderDropout,
@@ -25,8 +25,6 @@ from xlmr_np.models.pretrained import ATTENTION_LAYOUTS, XLMRobertaPreTrainedMod
 from xlmr_np.ops.reference import REFERENCE
 from xlmr_np.outputs import ModelOutput
 from xlmr_np.row_sparse import RowSparse
-
-NOT_OF_TRAINING = ("use_cache", "logits_to_keep")  # arguments of forward passes that change no loss
 
 
 class Requests(TypedDict, total=False):
@@ -68,11 +66,7 @@ class DropoutKeys:
     """
 
     def __init__(self, generator: np.random.Generator | None) -> None:
-        if not isinstance(generator, np.random.Generator | None):
-            raise TypeError(
-                f"generator must be a numpy.random.Generator, such as default_rng(0) makes; it is {generator!r:.60}."
-            )
-        self.generator = generator
+        self.generator = None if generator is None else as_generator(generator)
 
     def attention(self, rate: float, places: tuple[Array, Array] | None) -> Dropout | None:
         """For attention probabilities; in the padded layout, of tokens that stand at these places."""
@@ -179,8 +173,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         requests = arguments.pop("requests", {})
         if requests:
             raise TypeError(f"A training step of {type(self).__name__} takes no {', '.join(sorted(requests))}.")
-        for name in NOT_OF_TRAINING:
-            arguments.pop(name, None)
+        arguments.pop("use_cache", None)  # changes no loss
         return arguments
 
     def _encode_for_training(self, inputs: EncoderInputs, keys: DropoutKeys, checkpoint_layers: bool) -> TrainingPass:
@@ -245,6 +238,26 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         xp = array_namespace(like)
         no_rows = xp.zeros((0,), dtype=xp.int64, device=like.device)
         return RowSparse(no_rows, like[:0, :], self.params.encoder.embeddings.token.shape[0])
+
+
+class TaskModel(EncoderModel):
+    """A model with a head and a loss: some arguments of its `forward` are labels."""
+
+    label_names: ClassVar[tuple[str, ...]] = ("labels",)
+
+    def _targets(self, inputs: EncoderInputs, **labels: Any) -> Any:
+        """The checked labels with what the loss needs besides, or None if there are none."""
+        raise NotImplementedError
+
+    def _training_inputs(self, batch: dict[str, Any]) -> tuple[EncoderInputs, Any]:
+        """The inputs of a training step, and the checked labels."""
+        arguments = self._arguments(batch)
+        labels = {name: arguments.pop(name, None) for name in self.label_names}
+        inputs = self._prepare(**arguments)
+        targets = self._targets(inputs, **labels)
+        if targets is None:
+            raise ValueError(f"A training step of {type(self).__name__} needs {' and '.join(self.label_names)}.")
+        return inputs, targets
 
 
 def _selected_steps(request: bool | int | list[int], number_of_steps: int) -> frozenset[int]:

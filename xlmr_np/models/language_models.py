@@ -19,7 +19,7 @@ from xlmr_np.inputs import EncoderInputs, check_places, pack, unpack
 from xlmr_np.labels import counted_items, token_labels
 from xlmr_np.layers.linear import LinearParams
 from xlmr_np.losses.cross_entropy import cross_entropy_forward
-from xlmr_np.models.encoding import DropoutKeys, EncoderModel, Requests
+from xlmr_np.models.encoding import DropoutKeys, Requests, TaskModel
 from xlmr_np.models.pretrained import ModelParams
 from xlmr_np.ops.reference import TopK
 from xlmr_np.outputs import CausalLMOutput, MaskedLMOutput
@@ -35,7 +35,7 @@ from xlmr_np.weights.specification import (
 logger = logging.getLogger("xlmr_np")
 
 
-class Targets(NamedTuple):
+class TokenTargets(NamedTuple):
     """Which of the N real tokens have something to predict, what, and what the mean loss is multiplied with."""
 
     is_labelled: Array  # [N]
@@ -43,7 +43,7 @@ class Targets(NamedTuple):
     scale: float
 
 
-class LanguageModel(EncoderModel):
+class LanguageModel(TaskModel):
     """What both language models share: the head, its tying, and a training step."""
 
     @classmethod
@@ -81,33 +81,24 @@ class LanguageModel(EncoderModel):
             return head
         return head._replace(decoder=head.decoder._replace(weight=self.params.encoder.embeddings.token))
 
-    def _targets(self, inputs: EncoderInputs, **labels: Any) -> Targets | None:
-        """The checked labels, or None if there are none."""
-        raise NotImplementedError
-
     def _logits(self, rows: Array) -> Array:
         """A logit for every token of the vocabulary at each of the N real tokens: [N, V]."""
         return masked_lm_forward(rows, self._head(), self.config.layer_norm_eps, self.engine.inference)[0]
 
-    def _counted(self, labels: np.ndarray, number_of_items: float | None = None) -> Targets:
+    def _counted(self, labels: np.ndarray, number_of_items: float | None = None) -> TokenTargets:
         """Those of the labels [N] of the real tokens that count."""
         is_labelled, scale = counted_items(labels, number_of_items)
-        return Targets(self._to_device(is_labelled), self._to_device(labels[is_labelled]), scale)
+        return TokenTargets(self._to_device(is_labelled), self._to_device(labels[is_labelled]), scale)
 
     @staticmethod
-    def _loss(logits: Array, targets: Targets) -> Array:
+    def _loss(logits: Array, targets: TokenTargets) -> Array:
         """The mean cross-entropy at the labelled tokens, given the logits [N, V] of all."""
         return cross_entropy_forward(pack(logits, targets.is_labelled), targets.labels)[0] * targets.scale
 
     def _loss_and_gradients(
-        self, generator: np.random.Generator | None, checkpoint_layers: bool, batch: dict[str, Any], *label_names: str
+        self, generator: np.random.Generator | None, checkpoint_layers: bool, batch: dict[str, Any]
     ) -> tuple[Array, ModelParams]:
-        arguments = self._arguments(batch)
-        labels = {name: arguments.pop(name, None) for name in label_names}
-        inputs = self._prepare(**arguments)
-        targets = self._targets(inputs, **labels)
-        if targets is None:
-            raise ValueError("A training step needs labels.")
+        inputs, targets = self._training_inputs(batch)
         training_pass = self._encode_for_training(inputs, DropoutKeys(generator), checkpoint_layers)
         head, eps, ops = self._head(), self.config.layer_norm_eps, self.engine.training
 
@@ -203,10 +194,10 @@ class XLMRobertaForMaskedLM(LanguageModel):
         Raises:
             ValueError, TypeError: as for `forward`; or there are no labels, or no real token.
         """
-        loss, gradients = self._loss_and_gradients(generator, checkpoint_layers, batch, "labels")
+        loss, gradients = self._loss_and_gradients(generator, checkpoint_layers, batch)
         return MaskedLMOutput(loss), gradients
 
-    def _targets(self, inputs: EncoderInputs, **labels: Any) -> Targets | None:
+    def _targets(self, inputs: EncoderInputs, **labels: Any) -> TokenTargets | None:
         if labels["labels"] is None:
             return None
         is_real = to_numpy(inputs.is_real)
@@ -264,6 +255,8 @@ class XLMRobertaForMaskedLM(LanguageModel):
 class XLMRobertaForCausalLM(LanguageModel):
     """The decoder, in which no token sees a later one, with the head that predicts each next token."""
 
+    label_names = ("labels", "shift_labels", "num_items_in_batch")
+
     def _assemble(self, config: XLMRobertaConfig, loaded: Loaded, device: str, attention: str | None) -> None:
         super()._assemble(config, loaded, device, attention)
         self.config.is_decoder = True  # otherwise the tokens to be predicted would be seen
@@ -312,8 +305,6 @@ class XLMRobertaForCausalLM(LanguageModel):
         Raises:
             ValueError, TypeError: as for `XLMRobertaModel.forward`; or a label is no token id, or stands at padding.
         """
-        if logits_to_keep != 0:
-            raise NotImplementedError(f"logits_to_keep={logits_to_keep!r} is not supported yet; leave it out.")
         inputs, encoded = self._run(
             requests,
             input_ids=input_ids,
@@ -324,6 +315,7 @@ class XLMRobertaForCausalLM(LanguageModel):
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
+            logits_to_keep=logits_to_keep,
         )
         targets = self._targets(inputs, labels=labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch)
         logits = self._logits(encoded.rows)
@@ -335,12 +327,15 @@ class XLMRobertaForCausalLM(LanguageModel):
         self, generator: np.random.Generator | None = None, *, checkpoint_layers: bool = False, **batch: Any
     ) -> tuple[CausalLMOutput, ModelParams]:
         """The loss, and its gradient for every parameter: see `XLMRobertaForMaskedLM.loss_and_gradients`."""
-        loss, gradients = self._loss_and_gradients(
-            generator, checkpoint_layers, batch, "labels", "shift_labels", "num_items_in_batch"
-        )
+        loss, gradients = self._loss_and_gradients(generator, checkpoint_layers, batch)
         return CausalLMOutput(loss), gradients
 
-    def _targets(self, inputs: EncoderInputs, **labels: Any) -> Targets | None:
+    def _prepare(self, output_attentions: bool = False, logits_to_keep: int = 0, **arguments: Any) -> EncoderInputs:
+        if logits_to_keep != 0:
+            raise NotImplementedError(f"logits_to_keep={logits_to_keep!r} is not supported yet; leave it out.")
+        return super()._prepare(output_attentions, **arguments)
+
+    def _targets(self, inputs: EncoderInputs, **labels: Any) -> TokenTargets | None:
         is_real, size = to_numpy(inputs.is_real), self.config.vocab_size
         if labels["shift_labels"] is not None:
             at_predictor = token_labels(labels["shift_labels"], is_real, size, "shift_labels")

@@ -9,9 +9,10 @@ from typing import Any, ClassVar, NamedTuple, Self
 import numpy as np
 
 from xlmr_np import trees
-from xlmr_np.arrays import Array, dtype_from_name, resolve_device, to_device, to_numpy
+from xlmr_np.arrays import Array, as_generator, dtype_from_name, resolve_device, to_device, to_numpy
 from xlmr_np.config import CONFIG_FILE, AutoConfig, XLMRobertaConfig
 from xlmr_np.encoder import EncoderParams
+from xlmr_np.inputs import rectangle
 from xlmr_np.layers.activations import check_activation
 from xlmr_np.ops import Ops, without_caches
 from xlmr_np.ops.reference import REFERENCE
@@ -112,7 +113,7 @@ class XLMRobertaPreTrainedModel:
             **head_settings: of the class, if it has any.
         """
         check_supported(config)
-        generator = generator or np.random.default_rng()
+        generator = as_generator(generator)
         element_type = dtype_from_name(dtype)
         specification = self._specification(config, config.tie_word_embeddings, True, **head_settings)
         check_size(specification)
@@ -308,7 +309,7 @@ class XLMRobertaPreTrainedModel:
             ValueError: its shape is another; see `resize_token_embeddings`.
             TypeError: it holds no floats.
         """
-        array = to_numpy(table)
+        array = rectangle("The token table", table)
         shape = self._specified.encoder.embeddings.token.shape
         if array.shape != shape:
             raise ValueError(
@@ -348,8 +349,10 @@ class XLMRobertaPreTrainedModel:
             The new token table.
 
         Raises:
-            ValueError: a number is not a positive integer, or the padding token would be cut off.
+            ValueError: a number is not a positive integer, the padding token would be cut off, or the config was
+                changed by hand so that it no longer describes the model.
         """
+        self._check_describes_params(self.config)
         number = self.config.vocab_size if new_num_tokens is None else new_num_tokens
         number = rounded_up(number, pad_to_multiple_of)
         if number == self.config.vocab_size:
@@ -359,7 +362,7 @@ class XLMRobertaPreTrainedModel:
         config.validate()
         specified = self._specification(config, self.is_tied, self.params.head is not None)
         check_size(specified)
-        generator = generator or np.random.default_rng()
+        generator = as_generator(generator)
         deviation = None if mean_resizing else config.initializer_range
 
         def resized(leaf: Array, before: Parameter, after: Parameter) -> Array:

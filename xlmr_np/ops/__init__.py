@@ -7,6 +7,7 @@ returns `(y, None)`, and caches are never made.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 
@@ -50,8 +51,8 @@ class Ops(NamedTuple):
 
 def without_caches(ops: Ops) -> Ops:
     """The same operations for inference: a forward hands out no cache, and there is no backward."""
+    return Ops(*(Op(partial(_forget_cache, op.forward)) for op in ops))
 
-    def forget(forward: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *arguments: (forward(*arguments)[0], None)
 
-    return Ops(*(Op(forget(op.forward)) for op in ops))
+def _forget_cache(forward: Callable[..., Any], *arguments: Any) -> tuple[Any, None]:
+    return forward(*arguments)[0], None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from xlmr_np.arrays import Array, array_namespace, at_least_float32
 from xlmr_np.layers.activations import ActivationCache, activation_backward, activation_forward
@@ -13,7 +13,7 @@ from xlmr_np.layers.embeddings import embeddings_backward, embeddings_forward
 from xlmr_np.layers.feed_forward import feed_forward_backward, feed_forward_forward
 from xlmr_np.layers.layer_norm import layer_norm_backward, layer_norm_forward
 from xlmr_np.layers.linear import LinearCache, LinearParams, linear_backward, linear_forward
-from xlmr_np.losses.cross_entropy import IGNORED_LABEL
+from xlmr_np.losses.cross_entropy import IGNORED_LABEL, number_of_counted
 from xlmr_np.ops import Op, Ops
 
 VOCABULARY_CHUNK = 16384  # rows of the vocabulary whose logits exist at a time
@@ -80,8 +80,8 @@ def vocabulary_cross_entropy_forward(
 ) -> tuple[Float[Array, ""], VocabularyCrossEntropyCache]:
     """The cross-entropy of `labels` under the logits `x Wᵀ + b`, as `losses.cross_entropy` defines it.
 
-    The vocabulary is walked in chunks of rows with the logarithm of the sum of exponentials so far (CE.3), so that the
-    [N, V] logits never exist.
+    The vocabulary is walked in chunks of rows with the logarithm of the sum of exponentials so far (MLM.10), so that
+    the [N, V] logits never exist.
     """
     xp = array_namespace(x)
     minus_infinity = xp.full(labels.shape, -xp.inf, dtype=at_least_float32(x[:0, ...]).dtype, device=x.device)
@@ -94,17 +94,17 @@ def vocabulary_cross_entropy_forward(
         of_label = xp.where(here, xp.take_along_axis(logits, column[:, None], axis=1)[:, 0], of_label)
     is_counted = labels != IGNORED_LABEL
     losses = xp.where(is_counted, log_sum_exp - of_label, xp.zeros_like(of_label))
-    return xp.sum(losses) / _number_of(is_counted, losses), VocabularyCrossEntropyCache(x, log_sum_exp)
+    return xp.sum(losses) / number_of_counted(is_counted, losses), VocabularyCrossEntropyCache(x, log_sum_exp)
 
 
 def vocabulary_cross_entropy_backward(
     d_loss: Float[Array, ""], cache: VocabularyCrossEntropyCache, params: LinearParams, labels: Int[Array, " N"]
 ) -> tuple[Float[Array, "N D"], LinearParams]:
-    """The gradients of x [N, D] and of the parameters: CE.5 and LIN.3 to LIN.5, on logits computed again by chunks."""
+    """The gradients of x [N, D] and of the parameters: MLM.11 and MLM.12, on logits computed again by chunks."""
     x, log_sum_exp = cache
     xp = array_namespace(x)
     is_counted = labels != IGNORED_LABEL
-    scale = xp.where(is_counted, d_loss / _number_of(is_counted, log_sum_exp), xp.zeros_like(log_sum_exp))
+    scale = xp.where(is_counted, d_loss / number_of_counted(is_counted, log_sum_exp), xp.zeros_like(log_sum_exp))
     d_x = xp.zeros_like(x)
     d_params = LinearParams(*(xp.empty(leaf.shape, dtype=x.dtype, device=x.device) for leaf in params))
     for rows in _chunks(params):
@@ -141,12 +141,6 @@ def _log_sum_exp(logits: Float[Array, "N chunk"]) -> Float[Array, " N"]:
     largest = xp.max(logits, axis=1)
     shift = xp.where(xp.isfinite(largest), largest, xp.zeros_like(largest))
     return xp.log(xp.sum(xp.exp(logits - shift[:, None]), axis=1)) + shift
-
-
-def _number_of(is_counted: Bool[Array, " N"], like: Float[Array, " N"]) -> Float[Array, ""]:
-    """How many rows count, at least 1, as a number of the type of `like`."""
-    xp = array_namespace(like)
-    return xp.clip(xp.sum(xp.astype(is_counted, like.dtype)), min=1.0)
 
 
 def vocabulary_top_k_forward(x: Float[Array, "N D"], params: LinearParams, k: int) -> tuple[TopK, None]:
