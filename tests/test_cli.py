@@ -576,7 +576,12 @@ def test_a_full_disk(model: str) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="sends the signal of Ctrl-C")
 def test_ctrl_c(model: str) -> None:
-    process = start("fill-mask", "--model", model, "--batch-size", "1", "--json")
+    def heed_the_signal() -> (
+        None
+    ):  # a suite that runs in the background of a shell ignores it, and so would this process
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = start("fill-mask", "--model", model, "--batch-size", "1", "--json", preexec_fn=heed_the_signal)
     process.stdin.write(b"the <mask>\n")
     process.stdin.flush()
     assert json.loads(process.stdout.readline())["text"] == "the <mask>"  # answered while standard input is open

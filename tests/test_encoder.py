@@ -88,7 +88,7 @@ def dropouts(inputs, library: Library) -> EncoderDropout:
     sentences, rows = token_places(IDS != 1)
     if inputs.ids.ndim == 1:
         sentences, rows = sentences[IDS != 1], rows[IDS != 1]
-    place = library.array(sentences), library.array(rows)
+    place = library.array(sentences.copy()), library.array(rows)
     tokens = [Dropout(0.2, TokenKey(Philox(5, i), *place)) for i in range(5)]
     return EncoderDropout(
         tokens[0], tuple(LayerDropout(Dropout(0.1, Philox(3, i)), *tokens[1 + 2 * i : 3 + 2 * i]) for i in range(2))
