@@ -241,9 +241,10 @@ class EncoderModel(XLMRobertaPreTrainedModel):
 
 
 class TaskModel(EncoderModel):
-    """A model with a head and a loss: some arguments of its `forward` are labels."""
+    """A model with a head and a loss: some arguments of its `forward` are labels, and some say how to take them."""
 
     label_names: ClassVar[tuple[str, ...]] = ("labels",)
+    label_settings: ClassVar[tuple[str, ...]] = ()
 
     def _targets(self, inputs: EncoderInputs, **labels: Any) -> Any:
         """The checked labels with what the loss needs besides, or None if there are none."""
@@ -252,7 +253,7 @@ class TaskModel(EncoderModel):
     def _training_inputs(self, batch: dict[str, Any]) -> tuple[EncoderInputs, Any]:
         """The inputs of a training step, and the checked labels."""
         arguments = self._arguments(batch)
-        labels = {name: arguments.pop(name, None) for name in self.label_names}
+        labels = {name: arguments.pop(name, None) for name in self.label_names + self.label_settings}
         inputs = self._prepare(**arguments)
         targets = self._targets(inputs, **labels)
         if targets is None:

@@ -255,7 +255,7 @@ class XLMRobertaForMaskedLM(LanguageModel):
 class XLMRobertaForCausalLM(LanguageModel):
     """The decoder, in which no token sees a later one, with the head that predicts each next token."""
 
-    label_names = ("labels", "shift_labels", "num_items_in_batch")
+    label_settings = ("shift_labels", "num_items_in_batch")
 
     def _assemble(self, config: XLMRobertaConfig, loaded: Loaded, device: str, attention: str | None) -> None:
         super()._assemble(config, loaded, device, attention)
