@@ -670,7 +670,7 @@ def test_a_training_step_takes_no_requests(step: Step, request_name: str) -> Non
 
 
 def test_a_training_step_needs_labels(step: Step) -> None:
-    with pytest.raises(ValueError, match=r"A training step of \w+ needs (labels|start_positions and end_positions)\\."):
+    with pytest.raises(ValueError, match=r"A training step of \w+ needs (labels|start_positions and end_positions)\."):
         step.model.loss_and_gradients(**step.inputs)
 
 
