@@ -193,3 +193,10 @@ def test_attention_drops_the_same_probabilities_wherever_the_padding_is(library:
     padded = attend(zeroed, PaddedMask(is_real[:, None, None, :] & is_real[:, None, :, None]), token_key)
     for ours, expected in zip(padded, packed, strict=True):
         np.testing.assert_allclose(ours[is_real], expected, atol=1e-13)
+
+
+def test_packed_attention_takes_no_token_key() -> None:
+    rows, spans = np.arange(3), Spans(np.array([0]), np.array([3]))
+    keep = TokenKey(KEY, np.zeros(3, int), rows)
+    with pytest.raises(TypeError, match="packed attention takes the Philox alone"):
+        attention_forward(*np.ones((3, 3, 1, 2)), PackedMask(spans, spans), Dropout(0.5, keep))
