@@ -11,7 +11,8 @@ from xlmr_np.weights.files import cached_only
 
 Find = Callable[[str], Path | None]  # the local path of one of the checkpoint's files, None if it has none
 
-VOCABULARY_FILES = ("sentencepiece.bpe.model", "tokenizer.model")
+# In the order of preference: the first two are read by the sentencepiece library as they are.
+VOCABULARY_FILES = ("sentencepiece.bpe.model", "tokenizer.model", "tokenizer.json")
 
 TOKENIZER_CLASSES = ("XLMRobertaTokenizer", "XLMRobertaTokenizerFast")
 GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # names that say nothing of the vocabulary
@@ -47,7 +48,7 @@ def read_tokenizer_config(source: str | os.PathLike[str], find: Find) -> dict[st
 
 
 def find_vocabulary(source: str | os.PathLike[str], find: Find) -> Path:
-    """The sentencepiece model of a checkpoint.
+    """The vocabulary of a checkpoint: a sentencepiece model, or the tokenizer.json that transformers 5 saves.
 
     Raises:
         CheckpointError: there is none; the message says what was looked for.
@@ -56,12 +57,7 @@ def find_vocabulary(source: str | os.PathLike[str], find: Find) -> Path:
         path = find(filename)
         if path is not None:
             return path
-    looked_for = " or ".join(VOCABULARY_FILES)
-    if find("tokenizer.json") is not None:
-        raise CheckpointError(
-            f"{source} has a tokenizer.json, which alone is not supported yet, but no {looked_for}: put the "
-            f"{VOCABULARY_FILES[0]} of the checkpoint it comes from beside it."
-        )
+    looked_for = ", ".join(VOCABULARY_FILES)
     raise CheckpointError(f"{source} has no vocabulary; looked for {looked_for}{cached_only(source)}.")
 
 

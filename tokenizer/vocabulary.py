@@ -35,7 +35,7 @@ class Vocabulary:
     """Immutable, so that copies share it and threads may use it at once.
 
     Args:
-        model_file: a serialised sentencepiece model with XLM-R's layout.
+        model_file: a serialised sentencepiece model with XLM-R's layout, or a tokenizer.json that describes one.
 
     Raises:
         CheckpointError: the file is no sentencepiece model, or its ids would not be XLM-R's.
@@ -86,7 +86,7 @@ def _read_model(path: Path) -> Any:
     """The sentencepiece processor of the model in `path`, found to be a unigram model in XLM-R's layout."""
     import sentencepiece
 
-    model = path.read_bytes()
+    model = path.read_bytes() if path.suffix != ".json" else _rebuilt_model(path)
     try:
         pieces = sentencepiece.SentencePieceProcessor()
         pieces.LoadFromSerializedProto(model)
@@ -115,6 +115,27 @@ def _read_model(path: Path) -> Any:
     if not _reaches_normalizer(model):
         raise CheckpointError(f"{path} ends after its pieces, before their normalizer: get the file again.")
     return pieces
+
+
+def _rebuilt_model(path: Path) -> bytes:
+    """The sentencepiece model that a tokenizer.json describes.
+
+    Raises:
+        CheckpointError: the file is damaged, describes another tokenizer, or has tokens of its own.
+    """
+    from .model_proto import write_model_proto
+    from .tokenizer_json import LARGEST_TOKENIZER_JSON, read_tokenizer_json
+
+    if path.stat().st_size > LARGEST_TOKENIZER_JSON:
+        raise CheckpointError(f"{path} has more than {LARGEST_TOKENIZER_JSON} bytes, which no tokenizer.json has.")
+    try:
+        described = read_tokenizer_json(path.read_bytes())
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    own = [token.content for token in described.added_tokens if token.content not in (*LEADING_TOKENS, MASK_TOKEN)]
+    if own:
+        raise CheckpointError(f"{path} adds {len(own)} token(s) to XLM-R's, first {own[0]!r}; not supported yet.")
+    return write_model_proto(described.model)
 
 
 def _reaches_normalizer(model: bytes) -> bool:

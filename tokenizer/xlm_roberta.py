@@ -44,7 +44,7 @@ class XLMRobertaTokenizer:
     special tokens belong to the vocabulary's layout and may not.
 
     Args:
-        vocab_file: a sentencepiece model in XLM-R's layout (`sentencepiece.bpe.model`).
+        vocab_file: a sentencepiece model in XLM-R's layout (`sentencepiece.bpe.model`), or a `tokenizer.json`.
         model_max_length: tokens that the model takes, for calls that truncate or pad without a `max_length`;
             None, or anything above 1e20, if unknown.
         padding_side: where rows are padded, "right" or "left".

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 import xlmr_np.weights.files
+from tests.tokenizer.reference import reference_tokenizer
 from xlmr_np.tokenizer import AutoTokenizer, XLMRobertaTokenizer
 from xlmr_np.tokenizer.files import LARGEST_JSON
 from xlmr_np.weights.errors import CheckpointError
@@ -149,16 +150,34 @@ def test_tokenizers_of_other_models_are_refused(checkpoint, files, named):
 
 def test_no_vocabulary(checkpoint):
     directory = checkpoint(vocabulary=None, tokenizer_config={"model_max_length": 512})
-    with pytest.raises(
-        CheckpointError, match=r"no vocabulary; looked for sentencepiece\.bpe\.model or tokenizer\.model"
-    ):
+    looked_for = r"sentencepiece\.bpe\.model, tokenizer\.model, tokenizer\.json"
+    with pytest.raises(CheckpointError, match=f"no vocabulary; looked for {looked_for}"):
         XLMRobertaTokenizer.from_pretrained(directory)
 
 
-def test_tokenizer_json_alone(checkpoint):
-    directory = checkpoint(vocabulary=None, tokenizer={"version": "1.0"})
-    with pytest.raises(CheckpointError, match=r"alone is not supported yet.*put the sentencepiece\.bpe\.model"):
-        XLMRobertaTokenizer.from_pretrained(directory)
+def test_tokenizer_json_alone(small_vocabulary, small, tmp_path):
+    """What transformers 5 saves: no sentencepiece model, and the ids are the same."""
+    reference_tokenizer(small_vocabulary, model_max_length=512).save_pretrained(tmp_path)
+    tokenizer = XLMRobertaTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.model_max_length == 512
+    assert tokenizer.get_vocab() == small.get_vocab()
+    texts = ["the <mask> of the world", "Ça  va?", "ﬁ ½ ｶﾞ", "", "</s>"]
+    assert tokenizer(texts) == small(texts)
+    assert XLMRobertaTokenizer(tmp_path / "tokenizer.json")(texts) == small(texts)
+
+
+def test_a_tokenizer_json_with_tokens_of_its_own_is_refused(small_vocabulary, tmp_path):
+    reference = reference_tokenizer(small_vocabulary)
+    reference.add_tokens(["newtok"])
+    reference.save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"adds 1 token\(s\) to XLM-R's, first 'newtok'; not supported yet"):
+        XLMRobertaTokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("content", [{"version": "1.0"}, {"model": {"type": "BPE"}}, []], ids=str)
+def test_a_damaged_tokenizer_json(checkpoint, content):
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: "):
+        XLMRobertaTokenizer.from_pretrained(checkpoint(vocabulary=None, tokenizer=content))
 
 
 def test_no_such_directory(tmp_path):
