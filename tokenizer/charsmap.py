@@ -9,7 +9,8 @@ the byte that leads to it, whether a rule ends at it, and how far it is from its
 `base ^ c` if the unit there has the label c, and the unit at `base` itself holds where the rule's replacement starts.
 """
 
-from typing import Any, Self
+from functools import cached_property
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -33,6 +34,25 @@ FOLLOWING_BYTES[0x01:0x80], FOLLOWING_BYTES[0xC2:0xE0], FOLLOWING_BYTES[0xE0:0xF
 FOLLOWING_BYTES[0xF0:0xF5] = 3
 
 
+class _Edges(NamedTuple):
+    """The keys as a trie over characters, an edge a row.
+
+    Branches with the same base are one: XLM-R's 224,711 keys, most of them combinations of jamo, need no more than
+    27,263 edges.
+
+    Attributes:
+        origins: the base of the node that each leaves [K].
+        characters: the next character of the keys.
+        replacements: the replacement if a key ends there, else None [K].
+        targets: the next base [K].
+    """
+
+    origins: np.ndarray
+    characters: str
+    replacements: np.ndarray
+    targets: np.ndarray
+
+
 class Charsmap:
     """Rules that replace sequences of characters, the keys, by texts. Immutable.
 
@@ -46,15 +66,24 @@ class Charsmap:
 
     def __init__(self, blob: bytes) -> None:
         self._root = 0
-        # The keys as a trie over characters: from the base of a node and the next character to the replacement, if a
-        # key ends there, and to the next base. Branches with the same base are one: XLM-R's 224,711 keys, most of them
-        # combinations of jamo, need no more than 27,263 edges.
-        self._edges: dict[tuple[int, str], tuple[str | None, int]] = {}
+        self._checked: _Edges | None = None
         if blob:
-            self._root, self._edges = _read(blob)
+            self._root, self._checked = _read(blob)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
+
+    @cached_property
+    def _edges(self) -> dict[tuple[int, str], tuple[str | None, int]]:
+        """From a base and the next character to the replacement and the next base.
+
+        Made when first needed: that takes longer than all the checks.
+        """
+        if self._checked is None:
+            return {}
+        origins, characters, replacements, targets = self._checked
+        leaving = zip(origins.tolist(), characters, strict=True)
+        return dict(zip(leaving, zip(replacements.tolist(), targets.tolist(), strict=True), strict=True))
 
     @property
     def single_characters(self) -> dict[str, str]:
@@ -108,7 +137,7 @@ class Charsmap:
         return None
 
 
-def _read(blob: bytes) -> tuple[int, dict[tuple[int, str], tuple[str | None, int]]]:
+def _read(blob: bytes) -> tuple[int, _Edges]:
     """The base of the root, and the edges."""
     units, replacements = _split(blob)
     trie = _DoubleArray(units)
@@ -131,10 +160,7 @@ def _read(blob: bytes) -> tuple[int, dict[tuple[int, str], tuple[str | None, int
     ends_key = trie.end_keys(nodes)
     texts = np.full(len(nodes), None, object)
     texts[ends_key] = _texts(replacements, units[targets[ends_key]] & ~IS_VALUE)
-    edges = zip(
-        zip(origins.tolist(), characters, strict=True), zip(texts.tolist(), targets.tolist(), strict=True), strict=True
-    )
-    return int(root[0]), dict(edges)
+    return int(root[0]), _Edges(origins, characters, texts, targets)
 
 
 def _split(blob: bytes) -> tuple[np.ndarray, bytes]:

@@ -26,7 +26,9 @@ UNIGRAM = 1  # a model type
 LARGEST_MODEL = 2**26  # bytes; XLM-R's model has 5 million
 MOST_PIECES = 2**20  # XLM-R has 250,000, XLM-V 901,629
 MOST_FIELDS = 2**16  # of other kinds than pieces, in one message; sentencepiece writes a few dozen
+LARGEST_TAG = 2**32 - 1  # sentencepiece's protobuf would drop the bits above, and so find another field
 
+LONGEST_PLAIN_PIECE = 2 + 127  # bytes of a piece whose size takes one byte
 LARGEST_SCORE = (2 - 2**-23) * 2.0**127  # that float32 holds
 LONGEST_VARINT = 10  # bytes, which hold 64 bits
 
@@ -34,7 +36,7 @@ VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 STORAGES = {VARINT, FIXED64, LENGTH_DELIMITED, FIXED32}
 
 # Tags: 8 * field number + storage. A known field number with another storage is an unknown field, as in protobuf.
-PIECES, TRAINER_SPEC, NORMALIZER_SPEC = (8 * number + LENGTH_DELIMITED for number in (1, 2, 3))
+PIECES, TRAINER_SPEC, NORMALIZER_SPEC, DENORMALIZER_SPEC = (8 * number + LENGTH_DELIMITED for number in (1, 2, 3, 5))
 PIECE_TEXT, PIECE_SCORE, PIECE_KIND = 8 * 1 + LENGTH_DELIMITED, 8 * 2 + FIXED32, 8 * 3 + VARINT
 MODEL_TYPE, VOCAB_SIZE, WHITESPACE_AS_SUFFIX = (8 * number + VARINT for number in (3, 4, 24))
 UNK_ID, BOS_ID, EOS_ID, PAD_ID = (8 * number + VARINT for number in (40, 41, 42, 43))
@@ -167,15 +169,11 @@ def read_model_proto(model: bytes) -> ModelProto:
     Raises:
         CheckpointError: they are no unigram model, are damaged, or end before the normaliser.
     """
-    if len(model) > LARGEST_MODEL:
-        raise CheckpointError(
-            f"A sentencepiece model of {len(model):,} bytes is too large: at most {LARGEST_MODEL:,} are read."
-        )
+    _check_size(model)
     texts: list[bytes] = []
     scores = bytearray()
     kinds: list[int] = []
-    settings: dict[int, list[bytes]] = {TRAINER_SPEC: [], NORMALIZER_SPEC: []}
-    other: list[bytes] = []
+    settings = _Settings()
     position = 0
     while position < len(model):
         position = _read_plain_pieces(model, position, texts, scores)
@@ -189,23 +187,48 @@ def read_model_proto(model: bytes) -> ModelProto:
             texts.append(text)
             scores += score
             kinds.append(kind)
-        elif tag in settings:
-            settings[tag].append(content)
         else:
-            other.append(model[start:position])
-        if len(texts) > MOST_PIECES or len(other) + sum(map(len, settings.values())) > MOST_FIELDS:
-            raise CheckpointError(
-                f"The model has more than {MOST_PIECES:,} pieces or {MOST_FIELDS:,} settings, which no model has."
-            )
-    if not settings[NORMALIZER_SPEC]:  # it comes last, and sentencepiece itself does not require it
-        raise CheckpointError(f"The model ends before its normalizer: {DAMAGED}")
+            settings.add(tag, content, model[start:position])
+        _check_count(len(texts))
     return ModelProto(
         pieces=list(zip(_decode(texts), struct.unpack(f"<{len(texts)}f", scores), kinds, strict=True)),
-        # Where a message stands twice, the fields of the second count as though they followed those of the first.
-        normalizer=NormalizerSpec(b"".join(settings[NORMALIZER_SPEC])),
-        trainer=TrainerSpec(b"".join(settings[TRAINER_SPEC])),
-        other=b"".join(other),
+        normalizer=settings.normalizer(),
+        trainer=settings.trainer(),
+        other=b"".join(settings.other),
     )
+
+
+def read_specs(model: bytes) -> tuple[NormalizerSpec, TrainerSpec]:
+    """The settings in the bytes of a `.model` file, found without a look into its pieces.
+
+    This is what must be known of a model before the sentencepiece library may load it: it takes a twentieth of the
+    time that the library does.
+
+    Raises:
+        CheckpointError: the bytes are no model, are damaged around the pieces, or end before the normaliser.
+    """
+    _check_size(model)
+    settings = _Settings()
+    padded = model + bytes(LONGEST_PLAIN_PIECE)  # so that what is looked at next is always there
+    position = pieces = 0
+    while position < len(model):
+        for pieces in range(pieces, MOST_PIECES + 1):  # noqa: B007, B020  (how many there were is wanted afterwards)
+            if padded[position] != PIECES or (size := padded[position + 1]) > 127:
+                break
+            position += 2 + size
+        else:
+            pieces += 1
+        if position < len(model):
+            start = position
+            tag, content, position = _read_field(model, start)
+            if tag == PIECES:
+                pieces += 1
+            else:
+                settings.add(tag, content, model[start:position])
+        _check_count(pieces)
+    if position > len(model):
+        raise CheckpointError(f"The model ends in the middle of a piece: {DAMAGED}")
+    return settings.normalizer(), settings.trainer()
 
 
 def write_model_proto(model: ModelProto) -> bytes:
@@ -224,6 +247,57 @@ def write_model_proto(model: ModelProto) -> bytes:
     written += _delimited(NORMALIZER_SPEC, model.normalizer.serialized)
     written += model.other
     return bytes(written)
+
+
+class _Settings:
+    """What a model has besides its pieces, gathered while it is read.
+
+    Attributes:
+        other: the fields that are of no interest here, as they stood in the file.
+    """
+
+    def __init__(self) -> None:
+        self.other: list[bytes] = []
+        self._messages: dict[int, list[bytes]] = {TRAINER_SPEC: [], NORMALIZER_SPEC: []}
+        self._count = 0
+
+    def add(self, tag: int, content: Any, as_stored: bytes) -> None:
+        """Takes a field in, given by tag and content and as it stood in the file."""
+        if tag == DENORMALIZER_SPEC:  # the library would follow its table unchecked
+            raise CheckpointError("The model has rules for decoding, a denormalizer_spec, which XLM-R's has not.")
+        if tag in self._messages:
+            self._messages[tag].append(content)
+        else:
+            self.other.append(as_stored)
+        self._count += 1
+        if self._count > MOST_FIELDS:
+            raise CheckpointError(f"The model has more than {MOST_FIELDS:,} settings, which no model has: {DAMAGED}")
+
+    def normalizer(self) -> NormalizerSpec:
+        """How the model normalises; the message comes last in it, and sentencepiece itself does not require it."""
+        if not self._messages[NORMALIZER_SPEC]:
+            raise CheckpointError(f"The model ends before its normalizer: {DAMAGED}")
+        return NormalizerSpec(self._merged(NORMALIZER_SPEC))
+
+    def trainer(self) -> TrainerSpec:
+        """What the training settings say."""
+        return TrainerSpec(self._merged(TRAINER_SPEC))
+
+    def _merged(self, tag: int) -> bytes:
+        """A message that may stand twice: the fields of the second count as though they followed those of the first."""
+        return b"".join(self._messages[tag])
+
+
+def _check_size(model: bytes) -> None:
+    if len(model) > LARGEST_MODEL:
+        raise CheckpointError(
+            f"A sentencepiece model of {len(model):,} bytes is too large: at most {LARGEST_MODEL:,} are read."
+        )
+
+
+def _check_count(pieces: int) -> None:
+    if pieces > MOST_PIECES:
+        raise CheckpointError(f"The model has more than {MOST_PIECES:,} pieces, which no model has: {DAMAGED}")
 
 
 def _read_plain_pieces(model: bytes, position: int, texts: list[bytes], scores: bytearray) -> int:
@@ -285,7 +359,7 @@ def _read_field(message: bytes, position: int) -> tuple[int, Any, int]:
     """
     tag, position = _read_varint(message, position)
     number, storage = divmod(tag, 8)
-    if number == 0 or storage not in STORAGES:
+    if number == 0 or storage not in STORAGES or tag > LARGEST_TAG:
         raise CheckpointError(f"The model has a field with the tag {tag}, which is none of protobuf's: {DAMAGED}")
     if storage == VARINT:
         return tag, *_read_varint(message, position)

@@ -19,14 +19,14 @@ from typing import Any, NamedTuple, Self
 
 import regex
 
-from xlmr_np.weights.errors import CheckpointError
-
 from .charsmap import Charsmap
+from .model_proto import NormalizerSpec, TrainerSpec
 
-WORD_START = "▁"  # U+2581
+WORD_START = "▁"  # U+2581, how a piece spells the space before it
 
-# What Unicode calls White_Space, apart from the space itself.
+# What Unicode calls White_Space, apart from the space itself, and with it.
 OTHER_SPACES = "\t\n\v\f\r\x85\xa0\u1680" + "".join(map(chr, range(0x2000, 0x200B))) + "\u2028\u2029\u202f\u205f\u3000"
+WHITE_SPACE = frozenset(" " + OTHER_SPACES)
 
 SHORT_CLUSTER = 5  # bytes
 
@@ -62,13 +62,6 @@ PICTOGRAPHS_UNTIL_17 = (
     "\U0001f7f8\U0001f7f9\U0001f7fa\U0001f7fb\U0001f7fc\U0001f7fd\U0001f7fe\U0001f7ff"
 )
 AS_IN_17 = str.maketrans(dict.fromkeys(JOINERS_SINCE_18, "\ufffd") | dict.fromkeys(PICTOGRAPHS_UNTIL_17, "\U0001f600"))
-
-# Fields of sentencepiece's NormalizerSpec:
-# https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
-CHARSMAP_FIELD = 2
-WHITESPACE_FIELDS = {3: "add_dummy_prefix", 4: "remove_extra_whitespaces", 5: "escape_whitespaces"}
-FIXED_SIZES = {1: 8, 5: 4}  # bytes, by wire type
-DAMAGED_SPEC = "The normalizer_spec of the vocabulary is damaged: get the file again."
 
 
 class Normalized(NamedTuple):
@@ -107,24 +100,19 @@ class Normalizer:
         self._whitespace = whitespace
 
     @classmethod
-    def from_spec(cls, spec: bytes, treat_whitespace_as_suffix: bool = False) -> Self:
-        """Reads a sentencepiece model's own `normalizer_spec`, a serialised message.
-
-        Args:
-            spec: the message.
-            treat_whitespace_as_suffix: the setting of this name, which is in the model's `trainer_spec`.
+    def from_specs(cls, normalizer: NormalizerSpec, trainer: TrainerSpec) -> Self:
+        """The normaliser of a sentencepiece model.
 
         Raises:
-            CheckpointError: the message is damaged, or the charsmap in it; see `Charsmap`.
+            CheckpointError: its charsmap is damaged or hostile; see `Charsmap`.
         """
-        charsmap, settings = b"", {}
-        for field, value in _fields(spec):
-            if field == CHARSMAP_FIELD and isinstance(value, bytes):
-                charsmap = value
-            elif field in WHITESPACE_FIELDS and isinstance(value, int):
-                settings[WHITESPACE_FIELDS[field]] = bool(value)
-        whitespace = Whitespace(**settings, treat_whitespace_as_suffix=treat_whitespace_as_suffix)
-        return cls(Charsmap(charsmap), whitespace)
+        whitespace = Whitespace(
+            normalizer.add_dummy_prefix,
+            normalizer.remove_extra_whitespaces,
+            normalizer.escape_whitespaces,
+            trainer.treat_whitespace_as_suffix,
+        )
+        return cls(Charsmap(normalizer.precompiled_charsmap), whitespace)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -206,18 +194,20 @@ class Normalizer:
             end = stop
         return Normalized("".join(parts), starts, [start + 1 for start in starts])
 
-    def is_same_under_both(self, text: str) -> bool:
-        """Whether both normalisations of a text are quickly seen to be the same.
+    def is_unchanged_by_sentencepiece(self, text: str) -> bool:
+        """Whether sentencepiece is quickly seen to change nothing in a text but spaces.
 
-        True: the words are the same, where `tokenizers` cuts its normalised text at white space and sentencepiece has a
-        space before each word, and the alignments differ in no more than how much of what surrounds it a character has.
-        False says nothing: the rules differ, or the text would need a closer look.
+        True: if the text is words with single spaces between them, it becomes the same words, each with "▁" before it.
+        False says nothing: the model treats spaces in another way, or the text would need a closer look.
         """
-        if self._whitespace != DEFAULT_WHITESPACE or self._differing.search(text):
+        if self._whitespace != DEFAULT_WHITESPACE or WORD_START in text:
             return False
-        if "\r\n" in text and self._singles.get("\r") == self._singles.get("\n") == " ":
-            text = text.replace("\r\n", "\n")  # a cluster, but one space in either reading
-        return not self._has_joined_keys(text)
+        singles, pairs = self._singles, self._pairs
+        for found in self._keyed.finditer(text):
+            at = found.start()
+            if text[at] in singles or text[at - 1 : at + 1] in pairs:
+                return False
+        return True
 
     def _end_of_leading_spaces(self, text: str) -> int:
         """Where the keys and characters end with which the text starts and which become single spaces."""
@@ -306,16 +296,6 @@ class Normalizer:
         """Either of these, or a space before a space."""
         return re.compile(_one_of([*self._singles, *(pair[1] for pair in self._pairs)]) + "| (?= )")
 
-    @cached_property
-    def _differing(self) -> re.Pattern[str]:
-        """A character which the two may treat unlike whatever is around it.
-
-        These are the removed ones, which shift one alignment, and those that are or become white space for one alone.
-        """
-        spaces = {*OTHER_SPACES, WORD_START}
-        keys = {key for key, text in self._singles.items() if not text or spaces.intersection(text)}
-        return re.compile(_one_of(keys | (spaces - self._singles.keys())))
-
 
 def _one_of(characters: Iterable[str]) -> str:
     """The regular expression of any of these characters, and of all beyond U+FFFF if some of them are there.
@@ -327,32 +307,3 @@ def _one_of(characters: Iterable[str]) -> str:
     if any(character > "\uffff" for character in members):
         listed += "\U00010000-\U0010ffff"
     return f"[{listed}]" if listed else "(?!)"
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, bytes | int]]:
-    """Number and value of each field of a serialised protobuf message: an int, or the bytes of anything else."""
-    position = 0
-
-    def varint() -> int:
-        nonlocal position
-        value = 0
-        for shift in range(0, 70, 7):
-            if position == len(message):
-                break
-            byte = message[position]
-            position += 1
-            value |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                return value
-        raise CheckpointError(DAMAGED_SPEC)
-
-    while position < len(message):
-        field, wire_type = divmod(varint(), 8)
-        if wire_type == 0:
-            yield field, varint()
-            continue
-        size = varint() if wire_type == 2 else FIXED_SIZES.get(wire_type, len(message))  # no other type is in use
-        if size > len(message) - position:
-            raise CheckpointError(DAMAGED_SPEC)
-        yield field, message[position : position + size]
-        position += size

@@ -1,6 +1,14 @@
 """Bringing the rows of a batch to one length."""
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+from .arguments import as_lists, whole_number
+from .vocabulary import PAD_ID
+
+Value = TypeVar("Value")
+
+PADDED_ENTRIES = {"input_ids": PAD_ID, "attention_mask": 0, "token_type_ids": 0, "special_tokens_mask": 1}
 
 STRATEGIES = ("longest", "max_length", "do_not_pad")
 
@@ -46,7 +54,70 @@ def padded_length(longest: int, fixed_length: int | None, multiple_of: int | Non
     return length
 
 
-def pad(row: list[int], value: int, length: int, side: str) -> list[int]:
+def pad(row: list[Value], value: Value, length: int, side: str) -> list[Value]:
     """`row` filled up with `value`, on the `side` "left" or "right", to at least `length` entries."""
     filling = [value] * (length - len(row))
     return row + filling if side == "right" else filling + row
+
+
+def checked_multiple(value: Any) -> int | None:
+    """A `pad_to_multiple_of`, found to be one.
+
+    Raises:
+        TypeError, ValueError: it is not a positive whole number or None.
+    """
+    return None if value is None else whole_number("pad_to_multiple_of", value, minimum=1)
+
+
+def padded_entries(
+    encoded: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    strategy: str,
+    fixed_length: int | None,
+    multiple_of: int | None,
+    side: str,
+    with_attention_mask: bool,
+    is_batch: bool,
+) -> dict[str, Any]:
+    """Pads the entries of rows that were encoded before.
+
+    Args:
+        encoded: a row, a batch, or a list of rows, each a mapping with `input_ids`; lists, or arrays of any library.
+        strategy: "longest", "max_length" or "do_not_pad".
+        fixed_length: the length asked for by "max_length".
+        multiple_of: rounds the length up.
+        side: "left" or "right".
+        with_attention_mask: adds `attention_mask` where it is missing.
+        is_batch: whether a row comes back as a batch of one.
+
+    Returns:
+        The entries as lists; those in `PADDED_ENTRIES` are padded.
+
+    Raises:
+        ValueError: there are no `input_ids`, rows have different entries, or entries different lengths.
+    """
+    if not isinstance(encoded, Mapping):
+        rows = list(encoded)
+        names = list(rows[0]) if rows else ["input_ids"]
+        if any(set(row) != set(names) for row in rows):
+            raise ValueError("The rows to pad have different entries: give each the same ones.")
+        encoded = {name: [row[name] for row in rows] for name in names}
+    if "input_ids" not in encoded:
+        held = ", ".join(encoded) or "nothing"
+        raise ValueError(f"pad needs input_ids, and was given {held}: pass what the tokenizer returns.")
+    columns = {name: as_lists(value) for name, value in encoded.items()}
+    columns = {name: [as_lists(row) for row in column] for name, column in columns.items()}
+    is_row = bool(columns["input_ids"]) and not isinstance(columns["input_ids"][0], list | tuple)
+    if is_row:
+        columns = {name: [column] for name, column in columns.items()}
+    lengths = [len(row) for row in columns["input_ids"]]
+    if with_attention_mask and "attention_mask" not in columns:
+        columns["attention_mask"] = [[1] * length for length in lengths]
+    padded = [name for name in PADDED_ENTRIES if name in columns]
+    for name in padded:
+        if [len(row) for row in columns[name]] != lengths:
+            raise ValueError(f"{name} does not have as many elements as input_ids: each token has one.")
+    if strategy != "do_not_pad":
+        length = padded_length(max(lengths, default=0), fixed_length, multiple_of)
+        for name in padded:
+            columns[name] = [pad(list(row), PADDED_ENTRIES[name], length, side) for row in columns[name]]
+    return {name: column[0] for name, column in columns.items()} if is_row and not is_batch else columns

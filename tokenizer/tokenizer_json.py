@@ -7,14 +7,19 @@ where `vocabulary.py` says. A file whose pipeline would give other ids is refuse
 """
 
 import base64
+import contextlib
 import json
+import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, fields
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from xlmr_np.weights.errors import CheckpointError
-from xlmr_np.weights.safetensors_format import is_unicode, shortened
+from xlmr_np.weights.safetensors_format import shortened
 
+from .added_tokens import AddedToken
 from .model_proto import CONTROL, MOST_PIECES, NORMAL, UNKNOWN, ModelProto, NormalizerSpec, Piece, TrainerSpec
 from .vocabulary import (
     BOS_ID,
@@ -41,30 +46,9 @@ _TEMPLATE_IDS = {
     token: {"id": token, "ids": [token_id], "tokens": [token]}
     for token, token_id in ((BOS_TOKEN, BOS_ID), (EOS_TOKEN, EOS_ID))
 }
+_ADDED_TOKENS = re.compile(r'"added_tokens"[ \t\n\r]*:[ \t\n\r]*')
 _SINGLE = (BOS_TOKEN, "A", EOS_TOKEN)
 _PAIR = (BOS_TOKEN, "A", EOS_TOKEN, EOS_TOKEN, "B", EOS_TOKEN)
-
-
-class AddedToken(NamedTuple):
-    """A token that is found in a text before it is normalised and cut into pieces.
-
-    Attributes:
-        id: its token id.
-        content: how it is written.
-        single_word: whether it must not be part of a longer word.
-        lstrip: whether it takes the spaces before it.
-        rstrip: whether it takes those after it.
-        normalized: whether it is looked for in the normalised text.
-        special: whether it is a control token, which decoding may skip.
-    """
-
-    id: int
-    content: str
-    single_word: bool = False
-    lstrip: bool = False
-    rstrip: bool = False
-    normalized: bool = False
-    special: bool = False
 
 
 class TokenizerJson(NamedTuple):
@@ -73,11 +57,11 @@ class TokenizerJson(NamedTuple):
     Attributes:
         model: the sentencepiece model. Its scores are rounded to float32, which is all that such a model holds;
             those of a file that was made from one are not changed by that.
-        added_tokens: the added tokens in the order of the file, usually with XLM-R's five special tokens.
+        added_tokens: the added tokens by id, in the order of the file, usually with XLM-R's five special tokens.
     """
 
     model: ModelProto
-    added_tokens: list[AddedToken]
+    added_tokens: dict[int, AddedToken]
 
 
 def read_tokenizer_json(content: bytes) -> TokenizerJson:
@@ -88,7 +72,10 @@ def read_tokenizer_json(content: bytes) -> TokenizerJson:
     Raises:
         CheckpointError: it is damaged, or its tokenizer would give other ids than XLM-R's does.
     """
-    document = _parse(content)
+    text = _text(content)
+    with _json_errors():
+        document = json.loads(text, parse_constant=_refuse_constant)
+    document = _object(document, "whole")
     vocab = _read_vocab(_object(document.get("model"), "model"))
     charsmap = _read_normalizer(document.get("normalizer"))
     _check_pre_tokenizer(document.get("pre_tokenizer"))
@@ -100,30 +87,47 @@ def read_tokenizer_json(content: bytes) -> TokenizerJson:
     return TokenizerJson(model, added_tokens)
 
 
-def write_tokenizer_json(model: ModelProto, added_tokens: Iterable[AddedToken] = ()) -> bytes:
+def read_added_tokens_alone(content: bytes) -> dict[int, AddedToken]:
+    """The added tokens in the bytes of a `tokenizer.json`, by id in the order of the file.
+
+    Nothing else is read, so that whoever has the vocabulary from another file is spared the second which that takes.
+
+    Raises:
+        CheckpointError: there is no list of added tokens, or it is damaged. Whether its ids are those that the
+            vocabulary gives is not known here.
+    """
+    text = _text(content)
+    found = _ADDED_TOKENS.search(text)  # in JSON, a quoted text before a colon is the name of a member
+    if found is None:
+        raise CheckpointError("The tokenizer.json has no added_tokens, which every such file has: get it again.")
+    with _json_errors():
+        entries, _ = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode(text, found.end())
+    return _read_added_tokens(entries)
+
+
+def write_tokenizer_json(model: ModelProto, added_tokens: Mapping[int, AddedToken] = MappingProxyType({})) -> bytes:
     """The bytes of a `tokenizer.json` that transformers and `tokenizers` load, and that gives the same ids.
 
     Args:
         model: a model in XLM-R's layout.
-        added_tokens: tokens beyond the vocabulary, in the order of their ids. XLM-R's special tokens need not be
-            among them; where they are, they replace those that would be written.
+        added_tokens: tokens by id. XLM-R's special tokens need not be among them; where they are, they replace
+            those that would be written.
 
     Raises:
-        CheckpointError: the model has what such a file cannot express, or an added token's id is not the one
-            that its place gives it.
+        CheckpointError: the model has what such a file cannot express (see `check_expressible`), or an added token's
+            id is not the one that its place gives it.
     """
-    _check_layout(model)
-    mask_id = _mask_id(model)
-    special = {token: AddedToken(token_id, token, special=True) for token_id, token in enumerate(LEADING_TOKENS)}
-    special[MASK_TOKEN] = AddedToken(mask_id, MASK_TOKEN, special=True)
-    tokens = [*(special | {token.content: token for token in added_tokens}).values()]
+    check_expressible(model)
+    special = {token_id: AddedToken(token, special=True) for token_id, token in enumerate(LEADING_TOKENS)}
+    special[_mask_id(model)] = AddedToken(MASK_TOKEN, special=True)
+    tokens = dict(sorted((special | dict(added_tokens)).items()))
     _check_ids(tokens, model)
     charsmap = base64.b64encode(model.normalizer.precompiled_charsmap).decode()
     document = {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [token._asdict() for token in sorted(tokens)],
+        "added_tokens": [{"id": token_id, **asdict(token)} for token_id, token in tokens.items()],
         "normalizer": {"type": "Precompiled", "precompiled_charsmap": charsmap} if charsmap else None,
         "pre_tokenizer": _PRE_TOKENIZER,
         "post_processor": {
@@ -147,19 +151,55 @@ def write_tokenizer_json(model: ModelProto, added_tokens: Iterable[AddedToken] =
     return json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def _parse(content: bytes) -> dict[str, Any]:
-    """The object in a JSON text, whose size bounds the memory that it takes."""
+def check_expressible(model: ModelProto) -> None:
+    """Refuses a model that `tokenizer.json` cannot express.
+
+    Raises:
+        CheckpointError: this is one.
+    """
+    first, rest = model.pieces[: len(FIRST_PIECES)], model.pieces[len(FIRST_PIECES) :]
+    names = [(text, kind) for text, _, kind in first]
+    trainer, normalizer = model.trainer, model.normalizer
+    if (
+        names != [(text, kind) for text, _, kind in FIRST_PIECES]
+        or (trainer.unk_id, trainer.bos_id, trainer.eos_id) != (0, 1, 2)
+        or any(kind != NORMAL or text in (PAD_TOKEN, MASK_TOKEN) for text, _, kind in rest)
+    ):
+        raise CheckpointError(
+            "The model does not have the layout of an XLM-R vocabulary, <unk> 0, <s> 1, </s> 2, then only normal "
+            "pieces without <pad> and <mask>, so no tokenizer.json can be made of it: use an XLM-R checkpoint's."
+        )
+    handles_spaces = (
+        normalizer.add_dummy_prefix,
+        normalizer.remove_extra_whitespaces,
+        normalizer.escape_whitespaces,
+        not trainer.treat_whitespace_as_suffix,
+    )
+    if not all(handles_spaces):
+        raise CheckpointError(
+            "The model handles spaces in another way than XLM-R's, for which no tokenizer.json can be made: use an "
+            "XLM-R checkpoint's."
+        )
+
+
+def _text(content: bytes) -> str:
+    """The bytes of a file as text, whose size bounds the memory that its values take."""
     values = content.count(b",") + content.count(b"[") + content.count(b"{")
     if len(content) > LARGEST_TOKENIZER_JSON or values > MOST_VALUES:
         raise CheckpointError(
             f"A tokenizer.json of {len(content):,} bytes with some {values:,} values is too large: at most "
             f"{LARGEST_TOKENIZER_JSON:,} bytes and {MOST_VALUES:,} values are read."
         )
+    with _json_errors():
+        return content.decode()
+
+
+@contextlib.contextmanager
+def _json_errors() -> Iterator[None]:
     try:
-        document = json.loads(content.decode(), parse_constant=_refuse_constant)
+        yield
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"The tokenizer.json is not valid JSON: get or write it again ({error}).") from error
-    return _object(document, "whole")
 
 
 def _refuse_constant(name: str) -> None:
@@ -332,78 +372,52 @@ def _steps(value: Any, name: str, children: str) -> list[dict[str, Any]]:
     return [_object(step, name) for step in steps]
 
 
-def _read_added_tokens(entries: Any) -> list[AddedToken]:
+def _read_added_tokens(entries: Any) -> dict[int, AddedToken]:
     if not isinstance(entries, list):
         raise CheckpointError("The added_tokens of the tokenizer.json are no list: get or write the file again.")
-    added_tokens = []
+    tokens: dict[int, AddedToken] = {}
     for entry in entries:
-        values: dict[str, Any] = {name: _object(entry, "added token").get(name) for name in AddedToken._fields}
-        flags = {type(value) for name, value in values.items() if name not in ("id", "content")}
-        if type(values["id"]) is not int or type(values["content"]) is not str or flags != {bool}:
+        token_id = _object(entry, "added token").get("id")
+        values = {field.name: entry.get(field.name) for field in fields(AddedToken)}
+        flags = {type(value) for name, value in values.items() if name != "content"}
+        if type(token_id) is not int or type(values["content"]) is not str or flags != {bool}:
             raise CheckpointError(
                 f"An added token of the tokenizer.json is {shortened(entry)}, which is not an id, a content and five "
                 "flags: get or write the file again."
             )
-        added_tokens.append(AddedToken(**values))
-    return added_tokens
+        if token_id in tokens:
+            raise CheckpointError(
+                f"The tokenizer.json has two added tokens with the id {shortened(token_id)}, "
+                f"{shortened(tokens[token_id].content)} and {shortened(values['content'])}: write it with one."
+            )
+        try:
+            tokens[token_id] = AddedToken(**values)
+        except ValueError as error:
+            raise CheckpointError(f"The tokenizer.json has an added token that is none: {error}") from error
+    return tokens
 
 
-def _check_layout(model: ModelProto) -> None:
-    """Refuses a model that `tokenizer.json` cannot express.
-
-    Raises:
-        CheckpointError: this is one.
-    """
-    first, rest = model.pieces[: len(FIRST_PIECES)], model.pieces[len(FIRST_PIECES) :]
-    names = [(text, kind) for text, _, kind in first]
-    trainer, normalizer = model.trainer, model.normalizer
-    if (
-        names != [(text, kind) for text, _, kind in FIRST_PIECES]
-        or (trainer.unk_id, trainer.bos_id, trainer.eos_id) != (0, 1, 2)
-        or any(kind != NORMAL or text in (PAD_TOKEN, MASK_TOKEN) for text, _, kind in rest)
-    ):
-        raise CheckpointError(
-            "The model does not have the layout of an XLM-R vocabulary, <unk> 0, <s> 1, </s> 2, then only normal "
-            "pieces without <pad> and <mask>, so no tokenizer.json can be made of it: use an XLM-R checkpoint's."
-        )
-    handles_spaces = (
-        normalizer.add_dummy_prefix,
-        normalizer.remove_extra_whitespaces,
-        normalizer.escape_whitespaces,
-        not trainer.treat_whitespace_as_suffix,
-    )
-    if not all(handles_spaces):
-        raise CheckpointError(
-            "The model handles spaces in another way than XLM-R's, for which no tokenizer.json can be made: use an "
-            "XLM-R checkpoint's."
-        )
-
-
-def _check_ids(added_tokens: list[AddedToken], model: ModelProto) -> None:
+def _check_ids(added_tokens: Mapping[int, AddedToken], model: ModelProto) -> None:
     """Refuses added tokens whose ids are not those of the vocabulary, or do not follow its last one.
 
     transformers itself overlooks the ids in the file and counts on from the vocabulary, so that a file with
-    gaps would be read in two ways.
+    gaps, or in another order, would be read in two ways.
 
     Raises:
-        CheckpointError: such a token was found, or one is empty or there twice.
+        CheckpointError: such a token was found, or one is there twice.
     """
-    mask_id = _mask_id(model)
     ids = {text: piece + PIECE_OFFSET for piece, (text, _, _) in enumerate(model.pieces)}
     ids.update({token: token_id for token_id, token in enumerate(LEADING_TOKENS)})
-    ids[MASK_TOKEN] = mask_id
+    ids[MASK_TOKEN] = _mask_id(model)
     seen: set[str] = set()
-    for token in added_tokens:
-        if not token.content or token.content in seen or not is_unicode(token.content):
-            raise CheckpointError(
-                f"The added token {shortened(token.content)} is empty, no Unicode, or there twice: write the file "
-                "without it."
-            )
+    for token_id, token in added_tokens.items():
+        if token.content in seen:
+            raise CheckpointError(f"The added token {shortened(token.content)} is there twice: write it once.")
         seen.add(token.content)
         expected = ids.setdefault(token.content, len(ids))
-        if token.id != expected:
+        if token_id != expected:
             raise CheckpointError(
-                f"The added token {shortened(token.content)} has the id {shortened(token.id)}, but its place gives it "
+                f"The added token {shortened(token.content)} has the id {shortened(token_id)}, but its place gives it "
                 f"{expected}: ids must be those of the vocabulary or follow its last one without gaps."
             )
 

@@ -1,8 +1,34 @@
-"""Cutting a text, or a pair of texts, to a number of tokens."""
+"""Cutting a text, or a pair of texts, to a number of tokens, and what is cut off into further rows."""
 
-from typing import Any
+from collections.abc import Sequence
+from itertools import product
+from typing import Any, NamedTuple
 
 STRATEGIES = ("longest_first", "only_first", "only_second", "do_not_truncate")
+
+Window = tuple[int, int]  # the tokens of a text that a row has, from the first to before the second
+
+
+class Limit(NamedTuple):
+    """How long rows may be, and what becomes of longer ones.
+
+    Attributes:
+        room: tokens of a row, without special ones.
+        strategy: "longest_first", "only_first" or "only_second".
+        stride: tokens that a row of what was cut off shares with the row before it.
+        side: where tokens are dropped, "left" or "right".
+        with_overflow: whether what is cut off makes further rows.
+        as_in_reference: whether room for no token at all means what it does in transformers: where not even the
+            special tokens have room, nothing is cut; where they alone have, both texts are cut whatever the strategy;
+            and what a text without any room loses comes in one piece, however long.
+    """
+
+    room: int
+    strategy: str
+    stride: int
+    side: str
+    with_overflow: bool
+    as_in_reference: bool
 
 
 def truncation_strategy(truncation: Any) -> str:
@@ -20,32 +46,29 @@ def truncation_strategy(truncation: Any) -> str:
     raise ValueError(f"truncation={truncation!r} is not True, False or one of {', '.join(STRATEGIES)}.")
 
 
-def truncate(
-    first: list[int], second: list[int] | None, room: int, strategy: str, side: str
-) -> tuple[list[int], list[int] | None]:
-    """Cuts `first` and `second` so that together they have at most `room` tokens.
+def windows(lengths: Sequence[int], limit: Limit | None) -> list[tuple[Window, ...]]:
+    """What the rows of a text, or of a pair of texts, have of it.
+
+    The first row is the truncated text or pair. If there is to be overflow, the other rows have every window of the
+    first text with every window of the second.
 
     Args:
-        first: the ids of the text, without special tokens.
-        second: the ids of the second text of a pair, or None.
-        room: tokens that may stay, at least 0.
-        strategy: "longest_first", "only_first" or "only_second".
-        side: where tokens are dropped, "left" or "right".
+        lengths: tokens of the text, or of both texts, without special ones.
+        limit: how long rows may be; None is without limit.
 
     Raises:
-        ValueError: the one text that may be cut would have no token left.
+        ValueError: the one text that may be cut would have no token left, the stride is as long as the rows, or what
+            is cut off would have no room in any row.
     """
-    second_length = 0 if second is None else len(second)
-    excess = len(first) + second_length - room
-    if excess <= 0:
-        return first, second
-    if strategy == "longest_first":
-        first_length, second_length = longest_first_lengths(len(first), second_length, room)
-    elif strategy == "only_first":
-        first_length = _shortened(len(first), excess, strategy)
-    else:
-        first_length, second_length = len(first), _shortened(second_length, excess, strategy)
-    return _cut(first, first_length, side), None if second is None else _cut(second, second_length, side)
+    if limit is None:
+        return [tuple((0, length) for length in lengths)]
+    kept = _kept_lengths(lengths, limit)
+    sliding = [_sliding(length, room, limit) for length, room in zip(lengths, kept, strict=True)]
+    rows = list(product(*sliding))
+    if not limit.with_overflow:
+        return rows[:1]
+    of_first_window = len(rows) // len(sliding[0])  # these come last, in the reference's order
+    return [rows[0], *rows[of_first_window:], *rows[1:of_first_window]]
 
 
 def longest_first_lengths(first: int, second: int, room: int) -> tuple[int, int]:
@@ -59,14 +82,44 @@ def longest_first_lengths(first: int, second: int, room: int) -> tuple[int, int]
     return (shorter, longer) if first <= second else (longer, shorter)
 
 
-def _shortened(length: int, excess: int, strategy: str) -> int:
-    if length <= excess:
+def _kept_lengths(lengths: Sequence[int], limit: Limit) -> Sequence[int]:
+    """How many tokens of each text a row may have."""
+    excess = sum(lengths) - limit.room
+    if excess <= 0 or limit.room < 0:
+        return lengths
+    if limit.room == 0 and limit.as_in_reference:
+        return [0] * len(lengths)
+    if limit.strategy == "longest_first":
+        return [limit.room] if len(lengths) == 1 else longest_first_lengths(lengths[0], lengths[1], limit.room)
+    cut = 0 if limit.strategy == "only_first" else 1
+    if cut == len(lengths):
+        raise ValueError("truncation='only_second' needs pairs: give text_pair, or truncation=True.")
+    if lengths[cut] <= excess:
         raise ValueError(
-            f"truncation={strategy!r} must drop {excess} tokens of a text that has {length}: give a larger "
+            f"truncation={limit.strategy!r} must drop {excess} tokens of a text that has {lengths[cut]}: give a larger "
             "max_length, or truncation='longest_first'."
         )
-    return length - excess
+    return [length - excess * (text == cut) for text, length in enumerate(lengths)]
 
 
-def _cut(ids: list[int], length: int, side: str) -> list[int]:
-    return ids[:length] if side == "right" else ids[len(ids) - length :]
+def _sliding(length: int, kept: int, limit: Limit) -> list[Window]:
+    """The windows of `kept` tokens through a text of `length`, from the side that is kept."""
+    if kept >= length:
+        return [(0, length)]
+    if kept == 0:
+        if limit.with_overflow and not limit.as_in_reference:
+            raise ValueError(
+                f"max_length leaves no room for a text of {length} tokens, so that there would be no end of "
+                "overflowing rows: give a larger max_length, or return_overflowing_tokens=False."
+            )
+        return [(0, 0), (0, length)]
+    if limit.stride >= kept:
+        raise ValueError(
+            f"stride={limit.stride} is too large for rows that have {kept} tokens of a text (max_length without the "
+            f"special tokens and without the other text of a pair): give at most {kept - 1}."
+        )
+    step = kept - limit.stride
+    starts = range(0, max(length - limit.stride, 1), step)
+    if limit.side == "right":
+        return [(start, min(start + kept, length)) for start in starts]
+    return [(max(length - start - kept, 0), length - start) for start in starts]

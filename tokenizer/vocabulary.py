@@ -13,19 +13,36 @@ mask.
 """
 
 import os
+import threading
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from xlmr_np.weights.errors import CheckpointError
+
+from .model_proto import (
+    LARGEST_MODEL,
+    NORMAL,
+    UNIGRAM,
+    USER_DEFINED,
+    TrainerSpec,
+    read_model_proto,
+    read_specs,
+    write_model_proto,
+)
+from .normalization import WORD_START as WORD_START  # which the pieces spell
+from .normalization import Normalizer
+from .unigram import Library, Unigram
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
+
+    from .added_tokens import AddedToken
 
 BOS_TOKEN, PAD_TOKEN, EOS_TOKEN, UNK_TOKEN, MASK_TOKEN = "<s>", "<pad>", "</s>", "<unk>", "<mask>"
 LEADING_TOKENS = (BOS_TOKEN, PAD_TOKEN, EOS_TOKEN, UNK_TOKEN)
 BOS_ID, PAD_ID, EOS_ID, UNK_ID = range(4)
 
 PIECE_OFFSET = 1  # id of a piece minus its sentencepiece id
-WORD_START = "▁"  # U+2581, how a piece spells the space before it
-
-NORMALIZER_TAG = 3 << 3 | 2  # field 3, length-delimited
 
 # Texts from which sentencepiece's threads, which take about 0.1 ms to start, are worth their start.
 THREADS_FROM = 32
@@ -35,16 +52,30 @@ class Vocabulary:
     """Immutable, so that copies share it and threads may use it at once.
 
     Args:
-        model_file: a serialised sentencepiece model with XLM-R's layout, or a tokenizer.json that describes one.
+        model: a serialised sentencepiece model with XLM-R's layout.
+        source: where it comes from, for messages.
+
+    Attributes:
+        normalizer: the model's own normalisation, in two readings.
+        processor: the sentencepiece library's own object, whose ids are sentencepiece's.
+        mask_id: the last id, that of `<mask>`.
 
     Raises:
-        CheckpointError: the file is no sentencepiece model, or its ids would not be XLM-R's.
-        OSError: the file cannot be read.
+        CheckpointError: it is no sentencepiece model, is damaged, or its ids would not be XLM-R's.
     """
 
-    def __init__(self, model_file: str | os.PathLike[str]) -> None:
-        self._pieces = _read_model(Path(model_file))
-        self.mask_id = len(self._pieces) + PIECE_OFFSET
+    def __init__(self, model: bytes, source: str | os.PathLike[str]) -> None:
+        self._source = source
+        try:
+            normalizer, trainer = read_specs(model)
+            # Its table of replacements is checked here: the library follows it wherever it leads.
+            self.normalizer = Normalizer.from_specs(normalizer, trainer)
+        except CheckpointError as error:
+            raise CheckpointError(f"{source}: {error}") from error
+        self.processor = _load(model, trainer, source)
+        self.mask_id = len(self.processor) + PIECE_OFFSET
+        self._unigrams: dict[Library, Unigram] = {}
+        self._unigrams_lock = threading.Lock()
 
     def __len__(self) -> int:
         return self.mask_id + 1
@@ -52,11 +83,38 @@ class Vocabulary:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
+    def __reduce__(self) -> tuple[type[Self], tuple[bytes, str | os.PathLike[str]]]:
+        return type(self), (self.serialized(), self._source)
+
+    def serialized(self) -> bytes:
+        """The sentencepiece model; what came from a file that sentencepiece wrote is the same byte for byte."""
+        return bytes(self.processor.serialized_model_proto())
+
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text, without special tokens; no token of a text is taken for a special one."""
-        encode = self._pieces.encode
+        encode = self.processor.encode
         rows = encode(texts) if len(texts) >= THREADS_FROM else map(encode, texts)
         return [[piece + PIECE_OFFSET if piece else UNK_ID for piece in row] for row in rows]
+
+    def unigram(self, library: Library) -> Unigram:
+        """The pieces with their scores, for those who want to see or choose segmentations.
+
+        It is made when first asked for, which takes a second for XLM-R's, and 75 MB.
+
+        Args:
+            library: "sentencepiece": its rounding, on whole texts, by sentencepiece's ids. "huggingface": that of the
+                `tokenizers` library, on single words, by XLM-R's ids, special tokens included.
+
+        Raises:
+            CheckpointError: the vocabulary has pieces too long or too odd for it.
+        """
+        with self._unigrams_lock:
+            if library not in self._unigrams:
+                try:
+                    self._unigrams[library] = self._new_unigram(library)
+                except (CheckpointError, ValueError) as error:
+                    raise CheckpointError(f"{self._source}: {error}") from error
+            return self._unigrams[library]
 
     def token(self, token_id: int) -> str:
         """The token that `token_id` stands for.
@@ -70,7 +128,7 @@ class Vocabulary:
             return LEADING_TOKENS[token_id]
         if token_id == self.mask_id:
             return MASK_TOKEN
-        return str(self._pieces.id_to_piece(token_id - PIECE_OFFSET))
+        return str(self.processor.id_to_piece(token_id - PIECE_OFFSET))
 
     def token_id(self, token: str) -> int:
         """The id of `token`, which is `UNK_ID` when the vocabulary has no such token."""
@@ -78,17 +136,70 @@ class Vocabulary:
             return LEADING_TOKENS.index(token)
         if token == MASK_TOKEN:
             return self.mask_id
-        piece = int(self._pieces.piece_to_id(token))
+        piece = int(self.processor.piece_to_id(token))
         return piece + PIECE_OFFSET if piece else UNK_ID
 
+    def _new_unigram(self, library: Library) -> Unigram:
+        pieces, scores, kinds = zip(*read_model_proto(self.serialized()).pieces, strict=True)
+        if library == "sentencepiece":
+            return Unigram(
+                pieces,
+                scores,
+                unk_id=self.processor.unk_id(),
+                hidden=[piece for piece, kind in enumerate(kinds) if kind not in (NORMAL, USER_DEFINED)],
+                user_defined=[piece for piece, kind in enumerate(kinds) if kind == USER_DEFINED],
+            )
+        first = len(LEADING_TOKENS) - PIECE_OFFSET
+        return Unigram(
+            [*LEADING_TOKENS, *pieces[first:], MASK_TOKEN],
+            [*(0.0 for _ in LEADING_TOKENS), *scores[first:], 0.0],
+            unk_id=UNK_ID,
+            library=library,
+        )
 
-def _read_model(path: Path) -> Any:
-    """The sentencepiece processor of the model in `path`, found to be a unigram model in XLM-R's layout."""
-    import sentencepiece
 
-    model = path.read_bytes() if path.suffix != ".json" else _rebuilt_model(path)
+def read_vocabulary(path: str | os.PathLike[str]) -> "tuple[Vocabulary, dict[int, AddedToken]]":
+    """The vocabulary in a file, and by id the tokens that the file adds to it: none unless it is a tokenizer.json.
+
+    Args:
+        path: a sentencepiece model, or a tokenizer.json that describes one, told by its suffix.
+
+    Raises:
+        CheckpointError: the file is damaged, or describes another tokenizer than XLM-R's.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    if path.suffix != ".json":
+        return Vocabulary(_read(path, LARGEST_MODEL), path), {}
+
+    from .tokenizer_json import LARGEST_TOKENIZER_JSON, read_tokenizer_json
+
+    content = _read(path, LARGEST_TOKENIZER_JSON)
     try:
-        pieces = sentencepiece.SentencePieceProcessor()
+        described = read_tokenizer_json(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return Vocabulary(write_model_proto(described.model), path), described.added_tokens
+
+
+def _read(path: Path, largest: int) -> bytes:
+    size = path.stat().st_size
+    if size > largest:
+        raise CheckpointError(f"{path} has {size:,} bytes, more than the {largest:,} that are read of a vocabulary.")
+    return path.read_bytes()
+
+
+def _load(model: bytes, trainer: TrainerSpec, source: str | os.PathLike[str]) -> "SentencePieceProcessor":
+    """The sentencepiece processor of a model whose normaliser is sound, found to have XLM-R's layout."""
+    from sentencepiece import SentencePieceProcessor
+
+    if trainer.model_type != UNIGRAM:
+        raise CheckpointError(
+            f"{source} is a sentencepiece model of another kind than unigram, which is what XLM-R has. Use the "
+            "sentencepiece.bpe.model of an XLM-R checkpoint (a unigram model in spite of its name)."
+        )
+    try:
+        pieces = SentencePieceProcessor()
         pieces.LoadFromSerializedProto(model)
         pieces.encode("a")  # an incomplete model shows itself only when it is used
         layout = (pieces.unk_id(), pieces.bos_id(), pieces.eos_id())
@@ -96,61 +207,13 @@ def _read_model(path: Path) -> Any:
         own_specials = [token for token in (PAD_TOKEN, MASK_TOKEN) if pieces.piece_to_id(token)]
     except (RuntimeError, ValueError) as error:  # ValueError: a piece is not UTF-8
         raise CheckpointError(
-            f"{path} is not a readable sentencepiece model, or is damaged: get the file again ({error})."
+            f"{source} is not a readable sentencepiece model, or is damaged: get the file again ({error})."
         ) from error
     if layout != (0, 1, 2) or names != (UNK_TOKEN, BOS_TOKEN, EOS_TOKEN) or own_specials:
         raise CheckpointError(
-            f"{path} does not have the layout of an XLM-R vocabulary: <unk> 0, <s> 1, </s> 2, no <pad> and "
+            f"{source} does not have the layout of an XLM-R vocabulary: <unk> 0, <s> 1, </s> 2, no <pad> and "
             f"no <mask>. It has unk, bos, eos = {layout}, starts with {', '.join(names)}, and holds "
             f"{' and '.join(own_specials) or 'neither of those'}, so its token ids would be wrong. Use the "
             "sentencepiece.bpe.model of an XLM-R checkpoint."
         )
-    try:
-        pieces.nbest_encode("a", nbest_size=1)  # what only a unigram model can do
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"{path} is a sentencepiece model of another kind than unigram, which is what XLM-R has. Use the "
-            "sentencepiece.bpe.model of an XLM-R checkpoint (a unigram model in spite of its name)."
-        ) from error
-    if not _reaches_normalizer(model):
-        raise CheckpointError(f"{path} ends after its pieces, before their normalizer: get the file again.")
     return pieces
-
-
-def _rebuilt_model(path: Path) -> bytes:
-    """The sentencepiece model that a tokenizer.json describes.
-
-    Raises:
-        CheckpointError: the file is damaged, describes another tokenizer, or has tokens of its own.
-    """
-    from .model_proto import write_model_proto
-    from .tokenizer_json import LARGEST_TOKENIZER_JSON, read_tokenizer_json
-
-    if path.stat().st_size > LARGEST_TOKENIZER_JSON:
-        raise CheckpointError(f"{path} has more than {LARGEST_TOKENIZER_JSON} bytes, which no tokenizer.json has.")
-    try:
-        described = read_tokenizer_json(path.read_bytes())
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    own = [token.content for token in described.added_tokens if token.content not in (*LEADING_TOKENS, MASK_TOKEN)]
-    if own:
-        raise CheckpointError(f"{path} adds {len(own)} token(s) to XLM-R's, first {own[0]!r}; not supported yet.")
-    return write_model_proto(described.model)
-
-
-def _reaches_normalizer(model: bytes) -> bool:
-    """Whether a serialised model goes on to its normalizer, which sentencepiece itself does not require.
-
-    A file cut off between two pieces would otherwise pass for a smaller vocabulary. The fields before the
-    normalizer are all length-delimited, with tags of one byte:
-    https://github.com/google/sentencepiece/blob/master/src/sentencepiece_model.proto
-    """
-    position = 0
-    while position + 1 < len(model) and model[position] & 0x87 == 2 and model[position] != NORMALIZER_TAG:
-        size, shift = model[position + 1], 7
-        position += 2
-        while size >> shift:  # the bit above seven says that seven more follow
-            size += (model[position] - 1) << shift
-            position, shift = position + 1, shift + 7
-        position += size
-    return position + 1 < len(model) and model[position] == NORMALIZER_TAG

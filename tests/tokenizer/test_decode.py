@@ -76,7 +76,5 @@ def test_what_is_no_id(small, ids):
 
 
 @pytest.mark.parametrize("rows", [[[4, 5]], np.array([[4, 5]]), [np.array([4, 5])]])
-def test_rows_belong_to_batch_decode(small, rows):
-    with pytest.raises(TypeError, match="batch_decode takes rows"):
-        small.decode(rows)
-    assert small.batch_decode(rows) == [small.decode([4, 5])]
+def test_rows(small, rows):
+    assert small.decode(rows) == small.batch_decode(rows) == [small.decode([4, 5])]

@@ -86,7 +86,7 @@ def test_no_limit(checkpoint, unlimited):
     [{"model_max_length": "512"}, {"model_max_length": -1}, {"padding_side": "middle"}, {"truncation_side": 1}],
 )
 def test_settings_out_of_range(checkpoint, setting):
-    with pytest.raises((TypeError, ValueError), match=next(iter(setting))):
+    with pytest.raises((CheckpointError, ValueError), match=next(iter(setting))):
         XLMRobertaTokenizer.from_pretrained(checkpoint(tokenizer_config=setting))
 
 
@@ -166,12 +166,17 @@ def test_tokenizer_json_alone(small_vocabulary, small, tmp_path):
     assert XLMRobertaTokenizer(tmp_path / "tokenizer.json")(texts) == small(texts)
 
 
-def test_a_tokenizer_json_with_tokens_of_its_own_is_refused(small_vocabulary, tmp_path):
+def test_a_tokenizer_json_with_tokens_of_its_own(small_vocabulary, tmp_path):
     reference = reference_tokenizer(small_vocabulary)
     reference.add_tokens(["newtok"])
     reference.save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match=r"adds 1 token\(s\) to XLM-R's, first 'newtok'; not supported yet"):
-        XLMRobertaTokenizer.from_pretrained(tmp_path)
+    for tokenizer in (
+        XLMRobertaTokenizer.from_pretrained(tmp_path),
+        XLMRobertaTokenizer(tmp_path / "tokenizer.json"),
+    ):
+        assert len(tokenizer) == len(reference) == 483
+        assert tokenizer.encode("the newtok") == reference.encode("the newtok")
+        assert tokenizer.convert_ids_to_tokens(482) == "newtok"
 
 
 @pytest.mark.parametrize("content", [{"version": "1.0"}, {"model": {"type": "BPE"}}, []], ids=str)
@@ -200,7 +205,9 @@ def test_a_hub_repository(small_vocabulary, tmp_path, monkeypatch):
     where = {"revision": "v1", "cache_dir": tmp_path, "token": "secret", "local_files_only": True, "subfolder": "a"}
     tokenizer = XLMRobertaTokenizer.from_pretrained("owner/name", **where)
     assert tokenizer.model_max_length == 512
-    assert requests == [("owner/name", name, where) for name in available]
+    asked_for = [*available, "tokenizer.json", "special_tokens_map.json", "added_tokens.json"]
+    assert sorted(name for _, name, _ in requests) == sorted(asked_for)
+    assert all(request == ("owner/name", request[1], where) for request in requests)
 
 
 def test_importing_is_light():

@@ -22,6 +22,7 @@ from xlmr_np.tokenizer.model_proto import (
     NormalizerSpec,
     TrainerSpec,
     read_model_proto,
+    read_specs,
     write_model_proto,
 )
 from xlmr_np.weights.errors import CheckpointError
@@ -52,6 +53,11 @@ def piece(text: bytes, score: float = -1.0, rest: bytes = b"") -> bytes:
 def meaning(model: ModelProto) -> tuple:
     trainer, normalizer = vars(model.trainer).copy(), vars(model.normalizer).copy()
     return model.pieces, trainer.pop("serialized"), trainer, normalizer.pop("serialized"), normalizer, model.other
+
+
+def spec_meaning(specs: tuple[NormalizerSpec, TrainerSpec]) -> list[dict]:
+    """What the settings say, apart from how they are stored."""
+    return [{name: value for name, value in vars(spec).items() if name != "serialized"} for spec in specs]
 
 
 def library(model: bytes) -> SentencePieceProcessor:
@@ -92,6 +98,10 @@ def test_what_is_read_is_what_the_library_reads_and_is_written_byte_for_byte(voc
     assert model.normalizer.remove_extra_whitespaces
     assert model.normalizer.escape_whitespaces
     assert not model.trainer.treat_whitespace_as_suffix
+    assert [spec.serialized for spec in read_specs(file.read_bytes())] == [
+        model.normalizer.serialized,
+        model.trainer.serialized,
+    ]
     assert write_model_proto(model) == file.read_bytes()
 
 
@@ -125,6 +135,20 @@ def test_fields_in_another_order_mean_the_same(small_model):
     assert model.other == unknown
     assert write_model_proto(model) == small_model + unknown
     assert library(shuffled).encode(SENTENCES) == library(small_model).encode(SENTENCES)
+
+
+def test_settings_are_found_wherever_they_stand(small_model):
+    """Between, before and after pieces of every form; of what is repeated, the last counts, as to the library."""
+    pieces = [piece(b"p%d" % number) for number in range(30)]
+    pieces[7:9] = [piece(200 * b"a"), b"\x8a\x00" + piece(b"b")[1:]]  # with a size, and with a tag, of two bytes
+    fields = [*pieces, delimited(3, b"\x18\x00"), delimited(3, b"\x20\x00"), delimited(2, b"\xc0\x01\x01")]
+    fields += [delimited(3, b"\x18\x01"), delimited(1, delimited(1, b"<unk>") + b"\x18\x02")]
+    for seed in range(50):
+        random.Random(seed).shuffle(fields)
+        found = spec_meaning(read_specs(b"".join(fields)))
+        assert found == spec_meaning(read_specs(library(b"".join(fields)).serialized_model_proto()))
+        assert not found[0]["remove_extra_whitespaces"]
+        assert found[1]["treat_whitespace_as_suffix"]
 
 
 def test_a_message_in_two_parts_is_one(small_model):
@@ -214,6 +238,8 @@ DAMAGED = {
     ),
     "settings that are no message": (piece(b"a") + delimited(2, b"\xff") + NORMALIZER, "within 10 bytes"),
     "field zero": (piece(b"a") + NORMALIZER + b"\x00\x00", "tag 0"),
+    "a tag of more than 32 bits": (piece(b"a") + varint(2**32 + 26) + b"\x00" + NORMALIZER, "tag 4294967322"),
+    "a denormalizer": (piece(b"a") + NORMALIZER + delimited(5, b""), "denormalizer_spec"),
     "a group": (piece(b"a") + NORMALIZER + b"\x23", "tag 35"),
     "an unknown storage": (piece(b"a") + NORMALIZER + b"\x26", "tag 38"),
     "eight bytes that are five": (piece(b"a") + NORMALIZER + b"\x29abcde", "8 bytes, but 5"),
@@ -241,8 +267,9 @@ def test_a_long_text_does_not_make_a_long_message():
 
 def test_too_large_models_are_refused(monkeypatch, small_model):
     monkeypatch.setattr(model_proto, "LARGEST_MODEL", len(small_model) - 1)
-    with pytest.raises(CheckpointError, match="too large"):
-        read_model_proto(small_model)
+    for read in (read_model_proto, read_specs):
+        with pytest.raises(CheckpointError, match="too large"):
+            read(small_model)
 
 
 @pytest.mark.parametrize("kind", [b"", b"\x18\x01"], ids=["plain", "with a kind"])
@@ -250,8 +277,10 @@ def test_too_many_pieces_are_refused(monkeypatch, kind):
     monkeypatch.setattr(model_proto, "MOST_PIECES", 1000)
     pieces = [piece(b"%d" % number, rest=kind) for number in range(1001)]
     assert len(read_model_proto(b"".join(pieces[:1000]) + NORMALIZER).pieces) == 1000
-    with pytest.raises(CheckpointError, match="more than 1,000 pieces"):
-        read_model_proto(b"".join(pieces) + NORMALIZER)
+    assert spec_meaning(read_specs(b"".join(pieces[:1000]) + NORMALIZER))[0]["precompiled_charsmap"] == b""
+    for read in (read_model_proto, read_specs):
+        with pytest.raises(CheckpointError, match="more than 1,000 pieces"):
+            read(b"".join(pieces) + NORMALIZER)
 
 
 @pytest.mark.parametrize(
@@ -265,8 +294,9 @@ def test_too_many_pieces_are_refused(monkeypatch, kind):
     ids=["unknown", "trainers", "trainer", "normalizer"],
 )
 def test_too_many_settings_are_refused(settings):
-    with pytest.raises(CheckpointError, match="settings"):
-        read_model_proto(piece(b"a") + NORMALIZER + settings)
+    for read in (read_model_proto, read_specs):
+        with pytest.raises(CheckpointError, match="settings"):
+            read(piece(b"a") + NORMALIZER + settings)
 
 
 def assert_refused_or_sound(content: bytes) -> None:
@@ -275,6 +305,7 @@ def assert_refused_or_sound(content: bytes) -> None:
     except CheckpointError:
         return
     assert meaning(read_model_proto(write_model_proto(model))) == meaning(model)
+    assert spec_meaning(read_specs(content)) == spec_meaning((model.normalizer, model.trainer))
 
 
 @given(st.binary(max_size=200))
@@ -302,8 +333,10 @@ def truncations(model: bytes, count: int) -> None:
     generator = random.Random(0)
     first = len(read_model_proto(model).pieces) * 12  # about where the pieces end
     for _ in range(count):
-        with pytest.raises(CheckpointError):
-            read_model_proto(model[: generator.randrange(first if generator.random() < 0.8 else len(model))])
+        truncated = model[: generator.randrange(first if generator.random() < 0.8 else len(model))]
+        for read in (read_model_proto, read_specs):
+            with pytest.raises(CheckpointError):
+                read(truncated)
 
 
 def bit_flips(model: bytes, count: int) -> None:
@@ -327,8 +360,9 @@ def test_flipped_bits(small_model):
 @pytest.mark.exhaustive
 def test_all_truncations_are_refused(small_model):
     for length in [*range(8000), *range(8000, len(small_model), 97)]:  # the pieces end before 8000
-        with pytest.raises(CheckpointError):
-            read_model_proto(small_model[:length])
+        for read in (read_model_proto, read_specs):
+            with pytest.raises(CheckpointError):
+                read(small_model[:length])
 
 
 @pytest.mark.exhaustive

@@ -5,6 +5,7 @@ import copy
 import json
 import random
 import unicodedata
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers import XLMRobertaTokenizer as ReferenceTokenizer
 
 from tests.data.make_small_vocabulary import SENTENCES
 from xlmr_np.tokenizer import tokenizer_json
+from xlmr_np.tokenizer.added_tokens import AddedToken
 from xlmr_np.tokenizer.model_proto import (
     CONTROL,
     NORMAL,
@@ -30,7 +32,7 @@ from xlmr_np.tokenizer.model_proto import (
     read_model_proto,
     write_model_proto,
 )
-from xlmr_np.tokenizer.tokenizer_json import AddedToken, read_tokenizer_json, write_tokenizer_json
+from xlmr_np.tokenizer.tokenizer_json import read_added_tokens_alone, read_tokenizer_json, write_tokenizer_json
 from xlmr_np.weights.errors import CheckpointError
 
 from .reference import charsmap, reference_tokenizer
@@ -79,6 +81,11 @@ def changed(document: dict[str, Any], *path: str | int, to: Any) -> bytes:
     return encoded(document)
 
 
+def token_entry(token_id: int, content: str) -> dict[str, Any]:
+    """A token as the file lists it."""
+    return {"id": token_id, **asdict(AddedToken(content, special=True))}
+
+
 def library(model: ModelProto) -> SentencePieceProcessor:
     processor = SentencePieceProcessor()
     processor.LoadFromSerializedProto(write_model_proto(model))
@@ -123,13 +130,13 @@ def test_the_real_model_rebuilt_on_all_lines(real_json, real_vocabulary, shared_
 
 
 def test_the_added_tokens_of_what_transformers_saved(small_json):
-    assert read_tokenizer_json(small_json).added_tokens == [
-        AddedToken(0, "<s>", special=True),
-        AddedToken(1, "<pad>", special=True),
-        AddedToken(2, "</s>", special=True),
-        AddedToken(3, "<unk>", special=True),
-        AddedToken(481, "<mask>", special=True),
-    ]
+    assert read_tokenizer_json(small_json).added_tokens == {
+        0: AddedToken("<s>", special=True),
+        1: AddedToken("<pad>", special=True),
+        2: AddedToken("</s>", special=True),
+        3: AddedToken("<unk>", special=True),
+        481: AddedToken("<mask>", special=True),
+    }
 
 
 @pytest.mark.parametrize("size", ["small", "real"])
@@ -198,12 +205,13 @@ def test_added_tokens_come_back(small_vocabulary, tmp_path):
     model, added_tokens = read_tokenizer_json(content)
     piece = reference.convert_tokens_to_ids("e")
     assert 3 < piece < 481
-    assert [token for token in added_tokens if not token.content.startswith("<") or token.id > 481] == [
-        AddedToken(piece, "e", normalized=True),
-        AddedToken(482, "newtok", single_word=True, normalized=True),
-        AddedToken(483, "[left]", lstrip=True),
-        AddedToken(484, "<entity>", rstrip=True, special=True),
-    ]
+    assert {token_id: token for token_id, token in added_tokens.items() if 3 < token_id != 481} == {
+        piece: AddedToken("e", normalized=True),
+        482: AddedToken("newtok", single_word=True, normalized=True),
+        483: AddedToken("[left]", lstrip=True, normalized=False),
+        484: AddedToken("<entity>", rstrip=True, special=True),
+    }
+    assert read_added_tokens_alone(content) == added_tokens
     written = write_tokenizer_json(model, added_tokens)
     assert json.loads(written) == json.loads(content)
     texts = [*TEXTS, "a newtok, newtoks  [left] of <entity>  here", "<entity><entity>newtok"]
@@ -213,9 +221,9 @@ def test_added_tokens_come_back(small_vocabulary, tmp_path):
 
 def test_a_special_token_that_is_given_replaces_the_usual_one(small_vocabulary, tmp_path):
     model = read_model_proto(small_vocabulary.read_bytes())
-    mask = AddedToken(481, "<mask>", lstrip=True, special=True)
-    content = write_tokenizer_json(model, [mask])
-    assert [token for token in read_tokenizer_json(content).added_tokens if token.content == "<mask>"] == [mask]
+    mask = AddedToken("<mask>", lstrip=True, special=True)
+    content = write_tokenizer_json(model, {481: mask})
+    assert read_tokenizer_json(content).added_tokens[481] == mask
     (tmp_path / "tokenizer.json").write_bytes(content)
     encoding = Tokenizer.from_file(str(tmp_path / "tokenizer.json")).encode("the <mask>", add_special_tokens=False)
     assert encoding.ids[-1] == 481
@@ -392,14 +400,15 @@ def test_other_models_are_refused(small_reference, tmp_path):
         (["added_tokens", 0, "lstrip"], 0, "five flags"),
         (["added_tokens", 0, "content"], None, "five flags"),
         (["added_tokens", 0, "content"], "", "empty"),
-        (["added_tokens", 0, "content"], "\ud800", "no Unicode"),
+        (["added_tokens", 0, "content"], "\ud800", "lone surrogate"),
         (["added_tokens", 0, "content"], "<pad>", "id 0, .* gives it 1"),
         (["added_tokens", 0, "content"], "new", "id 0, .* gives it 482"),
         (["added_tokens", 4, "id"], 480, "id 480"),
         (["added_tokens", 4, "id"], -1, "id -1"),
         (["added_tokens", 4, "id"], 10**30, "id 1000"),
-        (["added_tokens", 3], {**AddedToken(2, "</s>", special=True)._asdict()}, "twice"),
-        (["added_tokens", 3], {**AddedToken(483, "after a gap")._asdict()}, "id 483, .* gives it 482"),
+        (["added_tokens", 3], token_entry(2, "</s>"), "two added tokens with the id 2"),
+        (["added_tokens", 3], token_entry(5, "</s>"), "twice"),
+        (["added_tokens", 3], token_entry(483, "after a gap"), "id 483, .* gives it 482"),
     ],
 )
 def test_files_that_would_give_other_ids_or_are_broken(document, path, value, message):
@@ -474,9 +483,7 @@ def assert_refused_or_sound(content: bytes) -> None:
     written = write_tokenizer_json(model, added_tokens)
     again = read_tokenizer_json(written)
     assert again.model.pieces == model.pieces
-    assert {token.content: token for token in added_tokens}.items() <= {
-        t.content: t for t in again.added_tokens
-    }.items()
+    assert added_tokens.items() <= again.added_tokens.items()
     assert read_model_proto(write_model_proto(model)).pieces == model.pieces
 
 
@@ -588,4 +595,32 @@ def test_models_that_handle_spaces_differently_cannot_be_written(flag):
 def test_added_tokens_with_ids_that_are_not_their_places_cannot_be_written(small_vocabulary):
     model = read_model_proto(small_vocabulary.read_bytes())
     with pytest.raises(CheckpointError, match=r"id 500, .* gives it 482"):
-        write_tokenizer_json(model, [AddedToken(500, "new")])
+        write_tokenizer_json(model, {500: AddedToken("new")})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "no added_tokens"),
+        (b"{}", "no added_tokens"),
+        (b'{"added_tokens":', "not valid JSON"),
+        (b'{"added_tokens": [NaN]}', "NaN"),
+        (b'{"added_tokens": ' + b"[" * 500_000, "not valid JSON"),
+        (b'{"added_tokens": {}}', "no list"),
+        (b'{"added_tokens": [{"id": 1}]}', "five flags"),
+        (b'{"added_tokens": "\xff"}', "not valid JSON"),
+        (b'{"added_tokens": [' + b"[]," * tokenizer_json.MOST_VALUES + b"]}", "too large"),
+    ],
+    ids=range(9),
+)
+def test_added_tokens_alone_of_damaged_files(content, message):
+    with pytest.raises(CheckpointError, match=message) as error:
+        read_added_tokens_alone(content)
+    assert len(str(error.value)) < 500
+
+
+def test_added_tokens_alone_do_not_need_the_rest_of_the_file(document):
+    """Nor their place in it, nor are they mistaken for a token that is written like their name."""
+    vocab = [['"added_tokens": 5', 0.0]]
+    for parts in ({"model": {"vocab": vocab}, "added_tokens": document["added_tokens"]}, document | {"model": None}):
+        assert read_added_tokens_alone(encoded(parts)) == read_tokenizer_json(encoded(document)).added_tokens

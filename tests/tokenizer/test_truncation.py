@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xlmr_np.tokenizer import XLMRobertaTokenizer
-from xlmr_np.tokenizer.truncation import longest_first_lengths, truncate
+from xlmr_np.tokenizer.truncation import Limit, longest_first_lengths, windows
 
 TEXTS = ["", "the", "the garden", "A small library with good tests."]
 STRATEGIES = ["longest_first", "only_first", "only_second"]
@@ -58,12 +58,24 @@ def test_when_it_is_on_is_as_in_the_reference(small, small_reference, truncation
     assert small(TEXTS, **settings) == dict(small_reference(TEXTS, **settings))
 
 
+def limit(room: int, **settings) -> Limit:
+    usual = {
+        "strategy": "longest_first",
+        "stride": 0,
+        "side": "right",
+        "with_overflow": False,
+        "as_in_reference": False,
+    }
+    return Limit(room=room, **(usual | settings))
+
+
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(0, 60))
 def test_longest_first(first, second, room):
     if first + second <= room:
-        assert truncate([0] * first, [0] * second, room, "longest_first", "right") == ([0] * first, [0] * second)
+        assert windows([first, second], limit(room)) == [((0, first), (0, second))]
         return
     kept = longest_first_lengths(first, second, room)
+    assert windows([first, second], limit(room)) == [((0, kept[0]), (0, kept[1]))]
     assert sum(kept) == room
     # A text is cut only down to the other's length; what then remains is shared, but for an odd token.
     for length, other, full in [(kept[0], kept[1], first), (kept[1], kept[0], second)]:
@@ -71,18 +83,27 @@ def test_longest_first(first, second, room):
         assert length == full or length >= other - 1
 
 
-@given(
-    st.lists(st.integers(4, 400), max_size=20),
-    st.none() | st.lists(st.integers(4, 400), max_size=20),
-    st.integers(0, 50),
-    st.sampled_from(["left", "right"]),
-)
-def test_the_other_side_is_kept(first, second, room, side):
-    for before, after in zip((first, second), truncate(first, second, room, "longest_first", side), strict=True):
-        if before is None:
-            assert after is None
-        else:
-            assert after == (before[: len(after)] if side == "right" else before[len(before) - len(after) :])
+@given(st.integers(0, 60), st.integers(1, 20), st.data(), st.sampled_from(["left", "right"]))
+def test_overflow_covers_the_text_once_but_for_the_stride(length, room, data, side):
+    stride = data.draw(st.integers(0, room - 1))
+    rows = windows([length], limit(room, stride=stride, side=side, with_overflow=True))
+    spans = [row[0] for row in rows]
+    assert all(end - start <= room for start, end in spans)
+    assert all(end - start == min(room, length) for start, end in spans[:-1])
+    ordered = spans if side == "right" else spans[::-1]
+    assert ordered[0][0] == 0
+    assert ordered[-1][1] == length
+    for (_, end), (start, _) in itertools.pairwise(ordered):
+        assert end - start == stride
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.integers(2, 20), st.sampled_from(["left", "right"]))
+def test_overflow_of_pairs_is_every_window_with_every_other(first, second, room, side):
+    rows = windows([first, second], limit(room, side=side, with_overflow=True))
+    firsts = {row[0] for row in rows}
+    seconds = {row[1] for row in rows}
+    assert len(rows) == len(set(rows)) == len(firsts) * len(seconds)
+    assert rows[0] == windows([first, second], limit(room, side=side))[0]
 
 
 def test_max_length_alone_truncates(small):

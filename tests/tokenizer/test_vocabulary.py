@@ -1,7 +1,9 @@
 """The fairseq layout, and files that are not a vocabulary of that layout."""
 
+import copy
 import io
-import random
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sentencepiece
@@ -10,7 +12,10 @@ from hypothesis import strategies as st
 
 from tests.data.make_small_vocabulary import SENTENCES
 from xlmr_np.tokenizer import XLMRobertaTokenizer
-from xlmr_np.tokenizer.vocabulary import THREADS_FROM, Vocabulary
+from xlmr_np.tokenizer import vocabulary as vocabulary_module
+from xlmr_np.tokenizer.model_proto import NORMAL, ModelProto, NormalizerSpec, read_model_proto, write_model_proto
+from xlmr_np.tokenizer.tokenizer_json import write_tokenizer_json
+from xlmr_np.tokenizer.vocabulary import LEADING_TOKENS, MASK_TOKEN, THREADS_FROM, Vocabulary, read_vocabulary
 from xlmr_np.weights.errors import CheckpointError
 
 
@@ -95,7 +100,8 @@ def test_large_batches_give_the_same_ids_as_single_texts(small):
 
 
 def test_adjacent_unknown_characters_are_one_token(small):
-    assert small.tokenize("the ☃☃☃ the") == ["▁the", "▁", "<unk>", "▁the"]
+    ids = small.encode("the ☃☃☃ the", add_special_tokens=False)
+    assert small.convert_ids_to_tokens(ids) == ["▁the", "▁", "<unk>", "▁the"]
 
 
 def test_a_long_text_without_spaces(real):
@@ -165,28 +171,83 @@ def test_a_missing_model_is_an_os_error(tmp_path):
         XLMRobertaTokenizer(tmp_path / "nowhere.model")
 
 
-def survives_damage(model: bytes, path, seed: int) -> None:
-    """A damaged model is refused, or is a vocabulary with other pieces; it never brings the process down."""
-    chance = random.Random(seed)
-    damaged = bytearray(model)
-    for _ in range(chance.choice([1, 2, 5, 20, 200])):
-        damaged[chance.randrange(chance.choice([8000, len(damaged)]))] = chance.randrange(256)
-    path.write_bytes(bytes(damaged))
-    try:
-        vocabulary = Vocabulary(path)
-    except CheckpointError as error:
-        assert str(path) in str(error)  # noqa: PT017  (either outcome is right)
-        return
-    for ids in vocabulary.encode([*SENTENCES, "".join(map(chr, range(1, 0xD800)))]):
-        assert all(3 <= token_id < vocabulary.mask_id for token_id in ids)
+def test_a_table_of_replacements_is_checked_before_the_library_follows_it(tmp_path, small_vocabulary):
+    model = read_model_proto(small_vocabulary.read_bytes())
+    charsmap = bytearray(model.normalizer.precompiled_charsmap)
+    charsmap[4:8] = (2**31 - 1).to_bytes(4, "little")  # the root leads out of the table
+    path = tmp_path / "hostile.model"
+    path.write_bytes(
+        write_model_proto(ModelProto(model.pieces, NormalizerSpec.of_charsmap(bytes(charsmap)), model.trainer))
+    )
+    with pytest.raises(CheckpointError, match=r"hostile\.model: The precompiled_charsmap"):
+        read_vocabulary(path)
 
 
-def test_damaged_models(tmp_path, small_vocabulary):
-    for seed in range(60):
-        survives_damage(small_vocabulary.read_bytes(), tmp_path / "damaged.model", seed)
+def test_too_large_files_are_not_read(tmp_path, monkeypatch, small_vocabulary):
+    monkeypatch.setattr(vocabulary_module, "LARGEST_MODEL", 1000)
+    with pytest.raises(CheckpointError, match=r"small\.model has .* more than the 1,000"):
+        read_vocabulary(small_vocabulary)
 
 
-@pytest.mark.exhaustive
-def test_many_damaged_models(tmp_path, small_vocabulary):
-    for seed in range(60, 3000):
-        survives_damage(small_vocabulary.read_bytes(), tmp_path / "damaged.model", seed)
+# The vocabulary as other parts of the tokenizer use it.
+
+
+@pytest.mark.parametrize("name", ["small_vocabulary", "real_vocabulary"])
+def test_the_serialized_model_is_the_file(name, request):
+    path = request.getfixturevalue(name)
+    vocabulary, added_tokens = read_vocabulary(path)
+    assert vocabulary.serialized() == path.read_bytes()
+    assert not added_tokens
+
+
+def test_a_vocabulary_from_tokenizer_json(tmp_path, small_vocabulary):
+    path = tmp_path / "tokenizer.json"
+    path.write_bytes(write_tokenizer_json(read_model_proto(small_vocabulary.read_bytes())))
+    ours, added_tokens = read_vocabulary(path)
+    original, _ = read_vocabulary(small_vocabulary)
+    assert ours.encode(SENTENCES) == original.encode(SENTENCES)
+    assert len(added_tokens) == 5
+
+
+def test_copies(small_vocabulary):
+    vocabulary, _ = read_vocabulary(small_vocabulary)
+    assert copy.deepcopy(vocabulary) is vocabulary
+    copied = pickle.loads(pickle.dumps(vocabulary))
+    assert copied.serialized() == vocabulary.serialized()
+    assert copied.encode(SENTENCES) == vocabulary.encode(SENTENCES)
+    assert copied.normalizer.sentencepiece("½ ﬁ") == vocabulary.normalizer.sentencepiece("½ ﬁ")
+
+
+def test_unigram_by_the_ids_of_sentencepiece(small_vocabulary):
+    vocabulary, _ = read_vocabulary(small_vocabulary)
+    unigram = vocabulary.unigram("sentencepiece")
+    for sentence in [*SENTENCES, "the <s> <unk> ☃☃"]:
+        path = unigram.best_path(vocabulary.normalizer.sentencepiece(sentence).text)
+        assert [node.piece_id for node in path] == vocabulary.processor.encode(sentence)
+
+
+def test_unigram_by_the_ids_of_xlm_roberta(small_vocabulary, small_reference):
+    vocabulary, _ = read_vocabulary(small_vocabulary)
+    model = small_reference.backend_tokenizer.model
+    unigram = vocabulary.unigram("huggingface")
+    for sentence in [*SENTENCES, "<s> <pad> </s> <unk> <mask> ☃☃"]:
+        for word in sentence.split():
+            ids = [node.piece_id for node in unigram.best_path("▁" + word)]
+            assert ids == [token.id for token in model.tokenize("▁" + word)]
+    specials = [unigram.best_path(token)[0].piece_id for token in (*LEADING_TOKENS, MASK_TOKEN)]
+    assert specials == [0, 1, 2, 3, vocabulary.mask_id]
+
+
+def test_threads_share_one_unigram(small_vocabulary):
+    vocabulary, _ = read_vocabulary(small_vocabulary)
+    with ThreadPoolExecutor(16) as threads:
+        unigrams = list(threads.map(vocabulary.unigram, ["sentencepiece", "huggingface"] * 16))
+    assert len(set(map(id, unigrams))) == 2
+    assert unigrams[0] is vocabulary.unigram("sentencepiece")
+
+
+def test_pieces_too_long_for_a_unigram_are_named(small_vocabulary):
+    model = read_model_proto(small_vocabulary.read_bytes())
+    long = ModelProto([*model.pieces, ("x" * 1000, -1.0, NORMAL)], model.normalizer, model.trainer)
+    with pytest.raises(CheckpointError, match=r"from somewhere: Piece 4\d\d has 1000 characters"):
+        Vocabulary(write_model_proto(long), "from somewhere").unigram("sentencepiece")

@@ -1,0 +1,138 @@
+"""The pieces of words as the `tokenizers` library finds them: each word for itself, in float64.
+
+`Unigram` computes them as the library does, but in Python. sentencepiece is many times as fast, but adds up scores in
+float32, so that of two ways to cut a word that are about equally probable it may choose the other one. So it is asked
+for the two best ways: if the better one is ahead by more than rounding can explain, it is the best one in float64 too.
+"""
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any, cast
+
+import numpy as np
+
+from .vocabulary import LEADING_TOKENS, MASK_TOKEN, PIECE_OFFSET, UNK_ID, WORD_START, Vocabulary
+
+LONGEST_CACHED_WORD = 32  # characters; longer ones hardly come again
+MOST_CACHED_WORDS = 2**16
+CHARACTERS_AT_ONCE = 128  # of several words; the more, the more often the two best ways are close
+LONGEST_WORD = 200  # characters; rounding leaves longer ones doubtful
+ROUNDING = 2.0**-24  # of a sum in float32, relative
+
+
+# What a word is cut into: token ids, and how many characters of the word each has, of which "▁" is the first.
+# Plain tuples: the garbage collector need not look at them again and again.
+Pieces = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+class WordPieces:
+    """Cuts words into pieces. Results depend on the word alone; those of short words are kept, to a bound.
+
+    Args:
+        vocabulary: the pieces and their scores.
+        spells_special_tokens: whether a word that contains a special token's name, as can be after normalisation, is
+            cut so that it has the token's id, which is what `tokenizers` does.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, spells_special_tokens: bool) -> None:
+        self._vocabulary = vocabulary
+        self._spells_special_tokens = spells_special_tokens
+        self._cache: dict[str, Pieces] = {}
+
+    def __call__(self, words: list[str]) -> list[Pieces]:
+        """The pieces of each word; a word begins with "▁" and has no other."""
+        found = [*map(self._cache.get, words)]
+        if None in found:
+            resolved = self._cut({word for word, pieces in zip(words, found, strict=True) if pieces is None})
+            found = [resolved[word] if pieces is None else pieces for word, pieces in zip(words, found, strict=True)]
+            self._remember(resolved)
+        return cast(list[Pieces], found)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return WordPieces, (self._vocabulary, self._spells_special_tokens)
+
+    def _remember(self, resolved: dict[str, Pieces]) -> None:
+        short = {word: pieces for word, pieces in resolved.items() if len(word) <= LONGEST_CACHED_WORD}
+        if len(self._cache) + len(short) > MOST_CACHED_WORDS:
+            self._cache = {}  # a new one: another thread may be reading the old one
+        if len(short) <= MOST_CACHED_WORDS:
+            self._cache.update(short)
+
+    def _cut(self, words: Iterable[str]) -> dict[str, Pieces]:
+        """The pieces of each word."""
+        resolved: dict[str, Pieces] = {}
+        together: list[str] = []
+        size = 0
+        for word in words:
+            if size + len(word) > CHARACTERS_AT_ONCE and together:
+                resolved.update(self._cut_together(together))
+                together, size = [], 0
+            together.append(word)
+            size += len(word)
+        resolved.update(self._cut_together(together))
+        return resolved
+
+    def _cut_together(self, words: list[str]) -> dict[str, Pieces]:
+        """The pieces of each word, by sentencepiece if its result is certain to be that in float64."""
+        pieces = self._certain_pieces(words)
+        if pieces is not None:
+            return dict(zip(words, pieces, strict=True))
+        if len(words) == 1:
+            return {words[0]: self._cut_in_float64(words[0])}
+        return {word: pieces for word in words for pieces in self._cut_together([word]).values()}
+
+    def _certain_pieces(self, words: list[str]) -> list[Pieces] | None:
+        """What sentencepiece cuts words into; None if it would be other text to it, or rounding may have decided.
+
+        The sum of n numbers that add up to s is off by less than n * 2**-24 * |s|, so that whatever is left out behind
+        the second best way is behind it but for twice that. No way has more pieces than there are characters.
+        """
+        text = " ".join([word[1:] for word in words])
+        if not (
+            self._pieces_are_ordinary
+            and 0 < len(text) <= LONGEST_WORD
+            and not _has_special_token(text)
+            and self._vocabulary.normalizer.is_unchanged_by_sentencepiece(text)
+        ):
+            return None
+        paths = self._vocabulary.processor.nbest_encode(text, nbest_size=2)
+        if len(paths) < 2 or 0 in paths[0] or 0 in paths[1]:  # 0 stands for any number of unknown characters
+            return None
+        lengths, starts_word, scores = self._piece_table
+        best, second = (sum(map(scores.__getitem__, path)) for path in paths)
+        if not best - second > 2 * (len(text) + 1) * ROUNDING * -second:
+            return None
+        path = paths[0]
+        starts = [place for place, piece in enumerate(path) if starts_word[piece]]
+        ids = tuple([piece + PIECE_OFFSET for piece in path])
+        sizes = tuple([lengths[piece] for piece in path])
+        return [(ids[start:end], sizes[start:end]) for start, end in zip(starts, [*starts[1:], len(path)], strict=True)]
+
+    def _cut_in_float64(self, word: str) -> Pieces:
+        if not self._spells_special_tokens and _has_special_token(word):
+            path = self._vocabulary.unigram("sentencepiece").best_path(word)
+            ids = (node.piece_id + PIECE_OFFSET if node.piece_id else UNK_ID for node in path)
+        else:
+            path = self._vocabulary.unigram("huggingface").best_path(word)
+            ids = (node.piece_id for node in path)
+        return tuple(ids), tuple(node.end - node.start for node in path)
+
+    @cached_property
+    def _piece_table(self) -> tuple[list[int], list[bool], list[float]]:
+        """Of each piece of sentencepiece's: its length, whether it starts a word, and its score."""
+        processor = self._vocabulary.processor
+        every = list(range(len(processor)))
+        texts = processor.id_to_piece(every)
+        return [*map(len, texts)], [text.startswith(WORD_START) for text in texts], processor.get_score(every)
+
+    @cached_property
+    def _pieces_are_ordinary(self) -> bool:
+        """Whether they have no "▁" but at their start and scores that are logarithms of probabilities."""
+        processor = self._vocabulary.processor
+        every = list(range(len(processor)))
+        ordinary = all(text.rfind(WORD_START) <= 0 for text in processor.id_to_piece(every))
+        return ordinary and bool(np.max(processor.get_score(every)) <= 0)
+
+
+def _has_special_token(word: str) -> bool:
+    return "<" in word and any(token in word for token in (*LEADING_TOKENS, MASK_TOKEN))
