@@ -12,6 +12,7 @@ from itertools import accumulate, islice
 from typing import Any, NamedTuple, Protocol, Self
 
 from .added_tokens import AddedTokens, Between, Found, TokenFinder
+from .explanation import Explanation, Stretch, changes_of, cut_of
 from .normalization import OTHER_SPACES, Normalized
 from .vocabulary import LEADING_TOKENS, PIECE_OFFSET, UNK_ID, WORD_START, Vocabulary
 from .word_pieces import Pieces, WordPieces
@@ -47,6 +48,9 @@ class Reading(Protocol):
 
     def tokens(self, texts: list[str]) -> list[Tokens]:
         """The tokens of each text."""
+
+    def explain(self, text: str) -> Explanation:
+        """The added tokens of a text, and how what is between them is normalised and cut."""
 
 
 class SentencepieceReading:
@@ -104,6 +108,22 @@ class SentencepieceReading:
             rows.append(row)
         return rows
 
+    def explain(self, text: str) -> Explanation:
+        """See `Reading`."""
+        unigram = self._vocabulary.unigram("sentencepiece")
+        explanation: Explanation = []
+        for part in self._finder.split(text):
+            if isinstance(part, Found):
+                explanation.append(part)
+                continue
+            original = text[part.start : part.end]
+            normalized = self._vocabulary.normalizer.sentencepiece(original)
+            cut = cut_of(normalized.text, unigram, lambda piece: piece + PIECE_OFFSET if piece else UNK_ID)
+            explanation.append(
+                Stretch(*part, normalized.text, changes_of(original, normalized, 0, len(normalized.text)), [cut])
+            )
+        return explanation
+
 
 class HuggingfaceReading:
     """Equal to the `tokenizers` library under XLM-R's pipeline: Precompiled, WhitespaceSplit, Metaspace, Unigram.
@@ -112,6 +132,7 @@ class HuggingfaceReading:
     """
 
     def __init__(self, vocabulary: Vocabulary, added_tokens: AddedTokens, allow_special_tokens: bool) -> None:
+        self._vocabulary = vocabulary
         self._normalizer = vocabulary.normalizer
         self._added_tokens = _found_in_text(added_tokens, allow_special_tokens)
         tokens = self._added_tokens.by_id
@@ -166,19 +187,36 @@ class HuggingfaceReading:
             rows.append(row)
         return rows
 
+    def explain(self, text: str) -> Explanation:
+        """See `Reading`."""
+        unigram = self._vocabulary.unigram("huggingface")
+        explanation: Explanation = []
+        for part in self._parts(text):
+            if isinstance(part, Found):
+                explanation.append(part)
+                continue
+            original, normalized, start, end = part.original, part.normalized, part.start, part.end
+            changes = changes_of(original, normalized, start, end)
+            cuts = [cut_of(word, unigram, lambda token_id: token_id) for word in part.words]
+            at = part.base + (normalized.starts[start] if start > 0 else 0)
+            to = part.base + (normalized.starts[end] if end < len(normalized.text) else len(original))
+            explanation.append(Stretch(at, to, normalized.text[start:end], changes, cuts))
+        return explanation
+
     def _parts(self, text: str) -> Iterator["Found | _Stretch"]:
         """The added tokens of a text and what is between them."""
         for part in self._finder.split(text):
             if isinstance(part, Found):
                 yield part
                 continue
-            normalized = self._normalizer.huggingface(text[part.start : part.end])
+            original = text[part.start : part.end]
+            normalized = self._normalizer.huggingface(original)
             for inner in self._finder_in_normalized.split(normalized.text):
                 if isinstance(inner, Found):
                     start, end = normalized.starts[inner.start], normalized.ends[inner.end - 1]
                     yield Found(part.start + start, part.start + end, inner.token_id)
                 else:
-                    yield _Stretch.of(normalized, inner.start, inner.end, part.start)
+                    yield _Stretch.of(original, normalized, inner, part.start)
 
     def _pieces(self, parts: "list[list[Found | _Stretch]]") -> Iterator[Pieces]:
         """The pieces of all words, one after the other."""
@@ -228,23 +266,26 @@ class _Stretch(NamedTuple):
 
     Attributes:
         words: its words, each with the "▁" that it starts with.
-        normalized: a normalised text.
+        original: the text before normalisation.
+        normalized: the text.
         start: where the stretch starts in it.
         end: where it ends in it.
-        base: where the original of the normalised text starts.
+        base: where the original starts in the whole text.
     """
 
     words: list[str]
+    original: str
     normalized: Normalized
     start: int
     end: int
     base: int
 
     @classmethod
-    def of(cls, normalized: Normalized, start: int, end: int, base: int) -> Self:
-        """The stretch of a normalised text from `start` to `end`."""
-        words = WORD.findall(normalized.text, start, end)
-        return cls([_prefixed(word) for word in words], normalized, start, end, base)
+    def of(cls, original: str, normalized: Normalized, between: Between, base: int) -> Self:
+        """What is between two added tokens of a normalised text."""
+        words = WORD.findall(normalized.text, *between)
+        prefixed = [word if word.startswith(WORD_START) else WORD_START + word for word in words]
+        return cls(prefixed, original, normalized, *between, base)
 
     def offsets(self, pieces: list[Pieces]) -> list[Offsets]:
         """Where the pieces of its words come from; a "▁" that the text does not have, from the character after it."""
@@ -270,10 +311,6 @@ class _Stretch(NamedTuple):
                     unknown[first + place] = word[end - lengths[place] : end]
             first += len(ids)
         return unknown
-
-
-def _prefixed(word: str) -> str:
-    return word if word.startswith(WORD_START) else WORD_START + word
 
 
 def _found_in_text(added_tokens: AddedTokens, allow_special_tokens: bool) -> AddedTokens:

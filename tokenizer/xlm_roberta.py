@@ -12,6 +12,7 @@ from .added_tokens import AddedToken, AddedTokens
 from .arguments import as_lists, checked_batch, checked_side, checked_text, list_of_ids, read_texts, whole_number
 from .batch_encoding import BatchEncoding, check_tensor_type
 from .call import Call, known_length
+from .explanation import Explanation
 from .files import SPECIAL_TOKENS, Find, find_vocabulary, read_added_tokens, read_tokenizer_config
 from .padding import checked_multiple, padded_entries, padding_strategy
 from .rows import framed
@@ -292,6 +293,16 @@ class XLMRobertaTokenizer:
     ) -> list[str]:
         """The tokens of one text or pair; what the vocabulary does not cover is as the normalised text has it."""
         return self(text, pair, add_special_tokens=add_special_tokens, **settings).tokens()
+
+    def explain(self, text: str, allow_special_tokens: bool | None = None) -> Explanation:
+        """How a text becomes tokens: its added tokens, and how what is between them is normalised and cut.
+
+        The first time takes a second for XLM-R's vocabulary.
+
+        Raises:
+            TypeError, ValueError: this is no text.
+        """
+        return self._reading(allow_special_tokens).explain(checked_text(text, "text"))
 
     def pad(
         self,

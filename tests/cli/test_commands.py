@@ -9,16 +9,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 
 import xlmr_np
-from tests.pipelines.saved_models import LONGEST, save_fill_mask_model
+from tests.cli.finished import Finished, Run, assert_bad_input, assert_harmless
+from tests.pipelines.saved_models import LONGEST
 from tests.reference_models import save_reference
 from xlmr_np import pipeline
 from xlmr_np.cli import main
@@ -32,61 +32,14 @@ COMMAND = [sys.executable, "-m", "xlmr_np"]
 HOSTILE = "the \x1b[31m\x1b]0;title\x07 \x9b2J\x9d \x7f\x08 \u202eback\u2066 \u2028 \U000e0041 <mask>"
 
 
-class Finished(NamedTuple):
-    """What a command left behind."""
-
-    status: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Finished]
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory, small_vocabulary: Path) -> str:
-    directory = tmp_path_factory.mktemp("models") / "small"
-    save_fill_mask_model(directory, small_vocabulary)
-    return str(directory)
-
-
 @pytest.fixture(scope="session")
 def answers(model: str) -> Callable[..., Any]:
     return pipeline("fill-mask", model)
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Runs a command in this process, with bytes as its standard input."""
-
-    def run(*arguments: str, stdin: bytes = b"") -> Finished:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
-        capsys.readouterr()
-        try:
-            status = main(arguments)
-        except SystemExit as stop:
-            status = stop.code
-        return Finished(status, *capsys.readouterr())
-
-    return run
-
-
 def start(*arguments: str, **settings: Any) -> "subprocess.Popen[bytes]":
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen([*COMMAND, *arguments], **{**pipes, **settings})
-
-
-def assert_bad_input(finished: Finished, message: str) -> None:
-    """Exit status 2, one line that says what is wrong, and nothing that looks like an answer."""
-    assert finished.status == 2
-    assert finished.out == ""
-    assert re.fullmatch(rf"xlmr-np: [^\n]*{message}[^\n]*\n", finished.err)
-
-
-def assert_harmless(text: str) -> None:
-    """Nothing but lines of characters that a terminal shows."""
-    obeyed = ("Cc", "Cf", "Cs", "Zl", "Zp")
-    assert [each for each in text.replace("\n", "") if unicodedata.category(each) in obeyed] == []
 
 
 # --- the table ---
@@ -524,7 +477,7 @@ def test_info_reads_no_weights(run: Run, model: str, tmp_path: Path) -> None:
 
 def test_version_and_help(run: Run) -> None:
     assert run("--version") == Finished(0, f"xlmr-np {xlmr_np.__version__}\n", "")
-    for arguments in (("--help",), ("fill-mask", "--help"), ("info", "--help")):
+    for arguments in (("--help",), ("fill-mask", "--help"), ("info", "--help"), ("trim-vocab", "--help")):
         status, out, err = run(*arguments)
         assert (status, err) == (0, "")
         assert out.startswith("usage: xlmr-np")
@@ -618,7 +571,9 @@ def test_the_plainest_locale(model: str) -> None:
 
 # --- the progress bar ---
 
-WITHOUT_DELAY = "import sys, xlmr_np.cli as cli; cli.BAR_AFTER = 0; sys.exit(cli.main(sys.argv[1:]))"
+WITHOUT_DELAY = (
+    "import sys; from xlmr_np.cli import main, terminal; terminal.BAR_AFTER = 0; sys.exit(main(sys.argv[1:]))"
+)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
@@ -644,14 +599,14 @@ def test_a_bar_on_a_terminal(model: str, tmp_path: Path) -> None:
 def test_no_bar_elsewhere(
     run: Run, model: str, monkeypatch: pytest.MonkeyPatch, out_is_terminal: bool, err_is_terminal: bool
 ) -> None:
-    monkeypatch.setattr("xlmr_np.cli.BAR_AFTER", 0)
+    monkeypatch.setattr("xlmr_np.cli.terminal.BAR_AFTER", 0)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: out_is_terminal)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: err_is_terminal)
     assert run("fill-mask", "--model", model, stdin=b"the <mask>\n" * 40).err == ""
 
 
 def test_no_bar_for_what_is_quick(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlmr_np.cli.BAR_AFTER", 60)
+    monkeypatch.setattr("xlmr_np.cli.terminal.BAR_AFTER", 60)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert run("fill-mask", "--model", model, stdin=b"the <mask>\n" * 40).err == ""
 
