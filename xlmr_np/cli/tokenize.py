@@ -100,7 +100,9 @@ def _print_tokens(text: str, tokens: list[tuple[str, int, tuple[int, int]]]) -> 
 
 def _lines_of(part: "Found | Stretch", text: str) -> Iterable[str]:
     """How a part of a text is normalised and cut."""
-    if not hasattr(part, "cuts"):
+    from xlmr_np.tokenizer.explanation import Stretch
+
+    if not isinstance(part, Stretch):
         return [f"  {part.start}-{part.end}  {printable(text[part.start : part.end])}  is a token"]
     lines = [f"  {part.start}-{part.end}  normalised  {printable(part.normalized)}"]
     if part.changes:
@@ -132,7 +134,9 @@ def _wrapped(head: str, candidates: "list[Candidate]", is_path: bool = False) ->
 
 def _as_json(part: "Found | Stretch") -> dict[str, Any]:
     """A part of an explanation as JSON."""
-    if not hasattr(part, "cuts"):
+    from xlmr_np.tokenizer.explanation import Stretch
+
+    if not isinstance(part, Stretch):
         return part._asdict()
     cuts = [
         {
