@@ -82,16 +82,20 @@ class TokenFinder:
         """The text from its start to its end, without empty parts."""
         parts: list[Found | Between] = []
         end = 0
-        if not self._tokens:
+        if not self._first.search(text):
             return [Between(0, len(text))] if text else []
         for start, stop, token_id in self._occurrences(text):
             token = self._tokens[token_id]
             if token.single_word and _is_within_word(text, start, stop):
                 continue
-            while token.lstrip and start > end and text[start - 1] in WHITE_SPACE:
-                start -= 1
+            if token.lstrip:
+                start = max(start, end)  # the token before may have taken some
+                while start > end and text[start - 1] in WHITE_SPACE:
+                    start -= 1
             while token.rstrip and stop < len(text) and text[stop] in WHITE_SPACE:
                 stop += 1
+            if start >= stop:  # it was white space, which the token before has taken
+                continue
             if end < start:
                 parts.append(Between(end, start))
             parts.append(Found(start, stop, token_id))

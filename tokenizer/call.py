@@ -138,10 +138,17 @@ class Call(NamedTuple):
                 f"max_length={max_length} has no room for the {specials} special tokens of a "
                 f"{'pair' if is_pair else 'text'}: give at least {specials}, or add_special_tokens=False."
             )
+        # Now, and not when a text comes that is long enough to need it. The reference always counts two special tokens.
+        room = max_length - specials
+        if self.stride > max_length - 2 >= 0 if self.as_in_reference else self.stride >= max(room, 1):
+            raise ValueError(
+                f"stride={self.stride} is too large for max_length={max_length}, as a row would have nothing that is not "
+                "in the row before it: give a smaller stride or a larger max_length."
+            )
         if cut == "only_second" and not is_pair and texts.first and not self.as_in_reference:
             raise ValueError("truncation='only_second' needs pairs: give text_pair, or truncation=True.")
         return Limit(
-            room=max_length - specials,
+            room=room,
             strategy=cut,
             stride=self.stride,
             side=self.truncation_side,

@@ -31,6 +31,7 @@ class Encoding:
         sequence_ids: 0 or 1, the text of a pair that each belongs to, or None.
         special_tokens_mask: 1 for the special tokens around texts and for padding.
         attention_mask: 1 for tokens, 0 for padding.
+        n_sequences: number of texts, empty ones included: 1, or 2 for a pair.
         overflowing: further rows of the same text.
     """
 
@@ -42,15 +43,11 @@ class Encoding:
     sequence_ids: list[int | None]
     special_tokens_mask: list[int]
     attention_mask: list[int]
+    n_sequences: int
     overflowing: list["Encoding"] = field(default_factory=list, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    @property
-    def n_sequences(self) -> int:
-        """Number of texts: 1, or 2 for a pair."""
-        return max((number for number in self.sequence_ids if number is not None), default=0) + 1
 
     def token_to_sequence(self, token: int) -> int | None:
         """The text that a token belongs to."""

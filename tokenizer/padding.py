@@ -14,7 +14,7 @@ STRATEGIES = ("longest", "max_length", "do_not_pad")
 
 # No text has as many tokens: a call that asks for such rows has a wrong number in it, and would end in the
 # operating system's killing the process.
-LONGEST_PADDED_ROW = 2**24
+LONGEST_PADDED_ROW = 2**20
 
 
 def padding_strategy(padding: Any) -> str:

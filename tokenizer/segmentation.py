@@ -8,7 +8,7 @@ huggingface     what transformers does: its normalisation, then words between wh
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import accumulate, islice
+from itertools import accumulate, chain, islice
 from typing import Any, NamedTuple, Protocol, Self
 
 from .added_tokens import AddedTokens, Between, Found, TokenFinder
@@ -19,6 +19,8 @@ from .word_pieces import Pieces, WordPieces
 
 Offsets = tuple[int, int]
 
+# What str.split takes for white space and Unicode does not, and what begins a word within one.
+UNLIKE_SPLIT = re.compile(f"[\x1c-\x1f{WORD_START}]")
 # A word with the "▁" that it starts with, if it has one.
 WORD = re.compile(f"{WORD_START}?[^ {OTHER_SPACES}{WORD_START}]+|{WORD_START}")
 
@@ -85,7 +87,7 @@ class SentencepieceReading:
     def tokens(self, texts: list[str]) -> list[Tokens]:
         """See `Reading`."""
         parts = [self._finder.split(text) for text in texts]
-        between = iter(self._vocabulary.processor.encode(_between(texts, parts), return_type="offset_mapping"))
+        between = iter(self._vocabulary.encode_with_offsets(_between(texts, parts)))
         rows = []
         for text_parts in parts:
             row = Tokens([], [], [], {})
@@ -177,7 +179,7 @@ class HuggingfaceReading:
                     _append_added(row, part, word)
                     continue
                 found = list(islice(pieces, len(part.words)))
-                ids = [token_id for ids, _ in found for token_id in ids]
+                ids = list(chain.from_iterable(ids for ids, _ in found))
                 if UNK_ID in ids:
                     row.unknown.update(part.unknown(found, len(row.ids)))
                 row.ids.extend(ids)
@@ -283,24 +285,35 @@ class _Stretch(NamedTuple):
     @classmethod
     def of(cls, original: str, normalized: Normalized, between: Between, base: int) -> Self:
         """What is between two added tokens of a normalised text."""
-        words = WORD.findall(normalized.text, *between)
-        prefixed = [word if word.startswith(WORD_START) else WORD_START + word for word in words]
-        return cls(prefixed, original, normalized, *between, base)
+        text = normalized.text[between.start : between.end]
+        if UNLIKE_SPLIT.search(text):
+            words = [word if word.startswith(WORD_START) else WORD_START + word for word in WORD.findall(text)]
+        else:
+            words = [WORD_START + word for word in text.split()]
+        return cls(words, original, normalized, *between, base)
 
     def offsets(self, pieces: list[Pieces]) -> list[Offsets]:
         """Where the pieces of its words come from; a "▁" that the text does not have, from the character after it."""
         text, starts, ends = self.normalized
-        located = []
-        for found, (_, lengths) in zip(WORD.finditer(text, self.start, self.end), pieces, strict=True):
-            start = found.start()
-            end = start if text[start] == WORD_START else start - 1
-            for length in lengths:
-                end += length
-                located.append((start, end if end > start else start + 1))
-                start = end
+        if self._is_single_spaced():
+            located = _consecutive_offsets(self.start - 1, pieces)
+        else:
+            located = []
+            for found, (_, lengths) in zip(WORD.finditer(text, self.start, self.end), pieces, strict=True):
+                start = found.start()
+                end = start if text[start] == WORD_START else start - 1
+                for length in lengths:
+                    end += length
+                    located.append((start, end if end > start else start + 1))
+                    start = end
         if isinstance(starts, range):  # normalisation has changed nothing
             return located if self.base == 0 else [(start + self.base, end + self.base) for start, end in located]
         return [(starts[start] + self.base, ends[end - 1] + self.base) for start, end in located]
+
+    def _is_single_spaced(self) -> bool:
+        """Whether one character stands between any two words and none around them, so that it may be the "▁"."""
+        characters = self.end - self.start + 1
+        return sum(map(len, self.words)) == characters and WORD_START not in self.normalized.text
 
     def unknown(self, pieces: list[Pieces], first: int) -> dict[int, str]:
         """What the unknown pieces are, by their places, of which the first piece's is given."""
@@ -311,6 +324,20 @@ class _Stretch(NamedTuple):
                     unknown[first + place] = word[end - lengths[place] : end]
             first += len(ids)
         return unknown
+
+
+def _consecutive_offsets(start: int, pieces: list[Pieces]) -> list[Offsets]:
+    """The offsets of pieces that follow each other, the first word's "▁" being at `start`."""
+    ends = list(accumulate(chain.from_iterable(lengths for _, lengths in pieces), initial=start))
+    starts = ends[:-1]
+    del ends[0]
+    first = 0
+    for _, lengths in pieces:
+        starts[first] += 1
+        if lengths[0] == 1:
+            ends[first] += 1
+        first += len(lengths)
+    return list(zip(starts, ends, strict=True))
 
 
 def _found_in_text(added_tokens: AddedTokens, allow_special_tokens: bool) -> AddedTokens:

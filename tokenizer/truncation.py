@@ -1,10 +1,13 @@
 """Cutting a text, or a pair of texts, to a number of tokens, and what is cut off into further rows."""
 
+import math
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
 STRATEGIES = ("longest_first", "only_first", "only_second", "do_not_truncate")
+
+MOST_ROWS = 2**20  # of one text or pair: windows of two long texts are many
 
 Window = tuple[int, int]  # the tokens of a text that a row has, from the first to before the second
 
@@ -58,15 +61,21 @@ def windows(lengths: Sequence[int], limit: Limit | None) -> list[tuple[Window, .
 
     Raises:
         ValueError: the one text that may be cut would have no token left, the stride is as long as the rows, or what
-            is cut off would have no room in any row.
+            is cut off would have no room in any row, or would make too many.
     """
     if limit is None:
         return [tuple((0, length) for length in lengths)]
     kept = _kept_lengths(lengths, limit)
     sliding = [_sliding(length, room, limit) for length, room in zip(lengths, kept, strict=True)]
-    rows = list(product(*sliding))
     if not limit.with_overflow:
-        return rows[:1]
+        return [tuple(windows_of_text[0] for windows_of_text in sliding)]
+    number = math.prod(map(len, sliding))
+    if number > MOST_ROWS:
+        raise ValueError(
+            f"What overflows would make {number:,} rows of one {'text' if len(lengths) == 1 else 'pair'}, and "
+            f"{MOST_ROWS:,} is the most: give a larger max_length or a smaller stride."
+        )
+    rows = list(product(*sliding))
     of_first_window = len(rows) // len(sliding[0])  # these come last, in the reference's order
     return [rows[0], *rows[of_first_window:], *rows[1:of_first_window]]
 

@@ -92,9 +92,12 @@ class Vocabulary:
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         """The ids of each text, without special tokens; no token of a text is taken for a special one."""
-        encode = self.processor.encode
-        rows = encode(texts) if len(texts) >= THREADS_FROM else map(encode, texts)
+        rows = self._encode(texts)
         return [[piece + PIECE_OFFSET if piece else UNK_ID for piece in row] for row in rows]
+
+    def encode_with_offsets(self, texts: list[str]) -> list[dict[str, Any]]:
+        """Of each text the `ids`, by sentencepiece's numbers, the `pieces` and their `offsets`."""
+        return self._encode(texts, return_type="offset_mapping")
 
     def unigram(self, library: Library) -> Unigram:
         """The pieces with their scores, for those who want to see or choose segmentations.
@@ -138,6 +141,12 @@ class Vocabulary:
             return self.mask_id
         piece = int(self.processor.piece_to_id(token))
         return piece + PIECE_OFFSET if piece else UNK_ID
+
+    def _encode(self, texts: list[str], **settings: Any) -> list[Any]:
+        encode = self.processor.encode
+        if len(texts) < THREADS_FROM:
+            return [encode(text, **settings) for text in texts]
+        return list(encode(texts, **settings))
 
     def _new_unigram(self, library: Library) -> Unigram:
         pieces, scores, kinds = zip(*read_model_proto(self.serialized()).pieces, strict=True)

@@ -5,18 +5,21 @@ float32, so that of two ways to cut a word that are about equally probable it ma
 for the two best ways: if the better one is ahead by more than rounding can explain, it is the best one in float64 too.
 """
 
+from array import array
 from collections.abc import Iterable
 from functools import cached_property
 from typing import Any, cast
 
-import numpy as np
-
+from .unigram import LONGEST_PIECE
 from .vocabulary import LEADING_TOKENS, MASK_TOKEN, PIECE_OFFSET, UNK_ID, WORD_START, Vocabulary
 
 LONGEST_CACHED_WORD = 32  # characters; longer ones hardly come again
 MOST_CACHED_WORDS = 2**16
 CHARACTERS_AT_ONCE = 128  # of several words; the more, the more often the two best ways are close
 LONGEST_WORD = 200  # characters; rounding leaves longer ones doubtful
+# Characters for each that is different. "hahaha..." can be cut in very many ways that are about as good, among which
+# sentencepiece searches long, and complains.
+MOST_REPETITIVE = 10
 ROUNDING = 2.0**-24  # of a sum in float32, relative
 
 
@@ -91,6 +94,7 @@ class WordPieces:
         if not (
             self._pieces_are_ordinary
             and 0 < len(text) <= LONGEST_WORD
+            and len(text) <= MOST_REPETITIVE * len(set(text))
             and not _has_special_token(text)
             and self._vocabulary.normalizer.is_unchanged_by_sentencepiece(text)
         ):
@@ -118,20 +122,30 @@ class WordPieces:
         return tuple(ids), tuple(node.end - node.start for node in path)
 
     @cached_property
-    def _piece_table(self) -> tuple[list[int], list[bool], list[float]]:
-        """Of each piece of sentencepiece's: its length, whether it starts a word, and its score."""
+    def _piece_table(self) -> tuple[bytes, bytes, "array[float]"]:
+        """Of each piece of sentencepiece's: its length, whether it starts a word, and its score.
+
+        Not as lists, which the garbage collector would run through again and again.
+        """
         processor = self._vocabulary.processor
         every = list(range(len(processor)))
         texts = processor.id_to_piece(every)
-        return [*map(len, texts)], [text.startswith(WORD_START) for text in texts], processor.get_score(every)
+        starts = bytes(text.startswith(WORD_START) for text in texts)
+        return bytes(map(len, texts)), starts, array("d", processor.get_score(every))
 
     @cached_property
     def _pieces_are_ordinary(self) -> bool:
-        """Whether they have no "▁" but at their start and scores that are logarithms of probabilities."""
+        """Whether sentencepiece treats them all alike, their scores are logarithms of probabilities, none is long, and
+        none has a "▁" but at its start.
+        """
         processor = self._vocabulary.processor
-        every = list(range(len(processor)))
-        ordinary = all(text.rfind(WORD_START) <= 0 for text in processor.id_to_piece(every))
-        return ordinary and bool(np.max(processor.get_score(every)) <= 0)
+        own = list(range(len(LEADING_TOKENS) - PIECE_OFFSET, len(processor)))
+        texts = processor.id_to_piece(own)
+        return not (
+            any(processor.is_control(own) + processor.is_unused(own) + processor.is_byte(own))
+            or any(score >= 0 for score in processor.get_score(own))  # 0 is what symbols have that a user has defined
+            or any(len(text) > LONGEST_PIECE or text.rfind(WORD_START) > 0 for text in texts)
+        )
 
 
 def _has_special_token(word: str) -> bool:

@@ -413,7 +413,7 @@ class XLMRobertaTokenizer:
 
     def convert_tokens_to_string(self, tokens: Iterable[str]) -> str:
         """The text that tokens spell."""
-        return "".join(checked_batch(tokens, "tokens")).replace(WORD_START, " ").removeprefix(" ")
+        return "".join(checked_batch(tokens, "tokens")).removeprefix(WORD_START).replace(WORD_START, " ")
 
     def build_inputs_with_special_tokens(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
