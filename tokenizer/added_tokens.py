@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import regex
 
-from .arguments import checked_text
+from .arguments import checked_flag, checked_text
 from .normalization import WHITE_SPACE
 
 # What a word consists of, by https://www.unicode.org/reports/tr18/#word: `tokenizers` means the same.
@@ -29,7 +29,7 @@ class AddedToken:
         special: whether it is a control token, which decoding may skip.
 
     Raises:
-        TypeError: `content` is no str.
+        TypeError: `content` is no str, or a flag is neither True nor False.
         ValueError: `content` is empty, or has a lone surrogate.
     """
 
@@ -45,6 +45,12 @@ class AddedToken:
             raise ValueError("The content of an added token is empty: write what is to be found in texts.")
         if self.normalized is None:
             object.__setattr__(self, "normalized", not self.special)
+        for name in ("single_word", "lstrip", "rstrip", "normalized", "special"):
+            checked_flag(f"{name} of an added token", getattr(self, name))
+
+    def as_special(self) -> "AddedToken":
+        """The same as a special token; unless it was one before, it is then found in texts as they are."""
+        return self if self.special else replace(self, special=True, normalized=False)
 
 
 class Found(NamedTuple):

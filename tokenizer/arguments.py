@@ -131,6 +131,13 @@ def whole_number(name: str, value: Any, minimum: int) -> int:
     return number
 
 
+def checked_flag(name: str, value: Any) -> bool:
+    """`value`, which must be True or False (TypeError otherwise, naming the argument)."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, not {_kind(value)}.")
+    return value
+
+
 def checked_side(name: str, value: Any) -> str:
     """`value`, which must be "left" or "right" (ValueError otherwise, naming the argument)."""
     if not isinstance(value, str) or value not in ("left", "right"):
@@ -151,7 +158,7 @@ def list_of_ids(ids: Any) -> list[int]:
         ValueError: an id is negative.
     """
     ids = as_lists(ids)
-    if isinstance(ids, int):
+    if isinstance(ids, int) and not isinstance(ids, bool):
         ids = [ids]
     if not isinstance(ids, list | tuple):
         raise TypeError(f"Token ids are a whole number or a list or array of them, not {type(ids).__name__}.")

@@ -200,21 +200,35 @@ def check_tensor_type(tensor_type: Any) -> None:
 
 
 def as_array(name: str, column: Any) -> np.ndarray:
-    """An entry as an int64 array, [B] or [B, T] or, for offsets, [B, T, 2].
+    """An entry as an array, [B] or [B, T] or, for offsets, [B, T, 2]: of int64, or float64 if there are fractions.
 
     Raises:
-        ValueError: its rows differ in length.
+        ValueError: its rows differ in length, or it holds no numbers.
     """
-    lengths = {len(row) for row in column if isinstance(row, list | tuple)}
+    lengths = {len(row) for row in column if isinstance(row, list | tuple)} if isinstance(column, list) else set()
     if len(lengths) > 1:
         raise ValueError(
             f"Rows of {min(lengths)} to {max(lengths)} tokens in {name} do not make one array: pass padding=True (and "
             "truncation=True with a max_length to bound them)."
         )
-    if not column:
-        return np.zeros((0,) if name in ("length", "overflow_to_sample_mapping") else (0, 0), np.int64)
-    array = np.array(column, dtype=np.int64)
-    return array.reshape(len(column), 0, 2) if name == "offset_mapping" and array.size == 0 else array
+    try:
+        array = np.array(column)
+    except ValueError as error:
+        raise ValueError(f"{name} does not make one array: {error}.") from error
+    if array.size == 0:
+        return np.zeros(_empty_shape(name, array), np.int64)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} does not make an array of numbers: leave it out, or return_tensors=None.")
+    return array if array.dtype.kind == "f" else array.astype(np.int64, copy=False)
+
+
+def _empty_shape(name: str, array: np.ndarray) -> tuple[int, ...]:
+    """The shape of an entry without elements."""
+    if name == "offset_mapping":
+        return (len(array), 0, 2)
+    if name in ("length", "overflow_to_sample_mapping"):
+        return (0,)
+    return (len(array), 0)
 
 
 def _from_end(token: int, row: Encoding) -> int:

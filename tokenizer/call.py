@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .arguments import Texts, whole_number
+from .arguments import Texts, checked_flag, whole_number
 from .batch_encoding import BatchEncoding
 from .encoding import Encoding
 from .padding import padded_length, padding_strategy
@@ -13,7 +13,22 @@ from .segmentation import Reading, Tokens, ids_of, tokens_of
 from .truncation import Limit, truncation_strategy, windows
 from .vocabulary import BOS_ID, EOS_ID, PAD_ID
 
+MOST_CELLS = 2**28  # elements of all rows: two gigabytes for each entry that is returned
+MOST_CELLS_PER_TOKEN = 64  # a large corpus may have more of them, but is not mostly padding and overflow
 CALLER = 4  # frames up from where a warning is issued to who called the tokenizer
+
+
+FLAGS = (
+    "add_special_tokens",
+    "is_split_into_words",
+    "return_token_type_ids",
+    "return_attention_mask",
+    "return_overflowing_tokens",
+    "return_special_tokens_mask",
+    "return_offsets_mapping",
+    "return_length",
+    "verbose",
+)
 
 
 class Call(NamedTuple):
@@ -52,6 +67,8 @@ class Call(NamedTuple):
 
     def encode(self, texts: Texts) -> BatchEncoding:
         """What the call returns for its texts."""
+        for name in FLAGS:
+            checked_flag(name, getattr(self, name))
         cut, fill, max_length = self._strategies()
         if cut != "do_not_truncate" and fill != "do_not_pad" and max_length % (self.pad_to_multiple_of or 1):
             raise ValueError(
@@ -84,6 +101,7 @@ class Call(NamedTuple):
         if fill != "do_not_pad":
             fixed = max_length if fill == "max_length" else None
             rows = rows._replace(length=padded_length(rows.longest(), fixed, self.pad_to_multiple_of))
+        _check_size(len(rows.rows) * max(rows.length, rows.longest()), sum(len(text) for part in ids for text in part))
 
         # 3. What is returned about them.
         columns: dict[str, Any] = {"input_ids": rows.column(ids, BOS_ID, EOS_ID, PAD_ID)}
@@ -142,8 +160,8 @@ class Call(NamedTuple):
         room = max_length - specials
         if self.stride > max_length - 2 >= 0 if self.as_in_reference else self.stride >= max(room, 1):
             raise ValueError(
-                f"stride={self.stride} is too large for max_length={max_length}, as a row would have nothing that is not "
-                "in the row before it: give a smaller stride or a larger max_length."
+                f"stride={self.stride} is too large for max_length={max_length}, as a row would have nothing that the "
+                "row before it has not: give a smaller stride or a larger max_length."
             )
         if cut == "only_second" and not is_pair and texts.first and not self.as_in_reference:
             raise ValueError("truncation='only_second' needs pairs: give text_pair, or truncation=True.")
@@ -164,6 +182,19 @@ class Call(NamedTuple):
                 "truncation=True to cut it, and return_overflowing_tokens=True to have the rest in further rows.",
                 stacklevel=CALLER,
             )
+
+
+def _check_size(cells: int, tokens: int) -> None:
+    """Refuses rows that would take up a machine's memory, where the tokens of the texts do not.
+
+    Raises:
+        ValueError: this is such a case.
+    """
+    if cells > max(MOST_CELLS, MOST_CELLS_PER_TOKEN * tokens):
+        raise ValueError(
+            f"The rows would have {cells:,} elements for the {tokens:,} tokens of the texts: give a smaller "
+            "max_length, pad_to_multiple_of or stride."
+        )
 
 
 def known_length(max_length: Any, model_max_length: int | None, wanted: str) -> int:

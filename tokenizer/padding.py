@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from .arguments import as_lists, whole_number
+from .arguments import as_lists, list_of_ids, whole_number
 from .vocabulary import PAD_ID
 
 Value = TypeVar("Value")
@@ -93,22 +93,10 @@ def padded_entries(
         The entries as lists; those in `PADDED_ENTRIES` are padded.
 
     Raises:
+        TypeError: these are no rows, or what is padded are no whole numbers.
         ValueError: there are no `input_ids`, rows have different entries, or entries different lengths.
     """
-    if not isinstance(encoded, Mapping):
-        rows = list(encoded)
-        names = list(rows[0]) if rows else ["input_ids"]
-        if any(set(row) != set(names) for row in rows):
-            raise ValueError("The rows to pad have different entries: give each the same ones.")
-        encoded = {name: [row[name] for row in rows] for name in names}
-    if "input_ids" not in encoded:
-        held = ", ".join(encoded) or "nothing"
-        raise ValueError(f"pad needs input_ids, and was given {held}: pass what the tokenizer returns.")
-    columns = {name: as_lists(value) for name, value in encoded.items()}
-    columns = {name: [as_lists(row) for row in column] for name, column in columns.items()}
-    is_row = bool(columns["input_ids"]) and not isinstance(columns["input_ids"][0], list | tuple)
-    if is_row:
-        columns = {name: [column] for name, column in columns.items()}
+    columns, is_row = _columns(encoded)
     lengths = [len(row) for row in columns["input_ids"]]
     if with_attention_mask and "attention_mask" not in columns:
         columns["attention_mask"] = [[1] * length for length in lengths]
@@ -121,3 +109,28 @@ def padded_entries(
         for name in padded:
             columns[name] = [pad(list(row), PADDED_ENTRIES[name], length, side) for row in columns[name]]
     return {name: column[0] for name, column in columns.items()} if is_row and not is_batch else columns
+
+
+def _columns(encoded: Any) -> tuple[dict[str, list[Any]], bool]:
+    """The entries of rows as lists of one element a row, and whether it was a single row."""
+    if not isinstance(encoded, Mapping):
+        if not isinstance(encoded, list | tuple) or not all(isinstance(row, Mapping) for row in encoded):
+            raise TypeError("pad takes what the tokenizer returns: a row, a batch, or a list of rows.")
+        names = list(encoded[0]) if encoded else ["input_ids"]
+        if any(set(row) != set(names) for row in encoded):
+            raise ValueError("The rows to pad have different entries: give each the same ones.")
+        encoded = {name: [row[name] for row in encoded] for name in names}
+    if "input_ids" not in encoded:
+        held = ", ".join(map(str, encoded)) or "nothing"
+        raise ValueError(f"pad needs input_ids, and was given {held}: pass what the tokenizer returns.")
+    ids = as_lists(encoded["input_ids"])
+    if not isinstance(ids, list | tuple):
+        raise TypeError("input_ids are a list or an array of token ids, or several of them.")
+    is_row = bool(ids) and not isinstance(as_lists(ids[0]), list | tuple)
+    columns: dict[str, list[Any]] = {}
+    for name, value in encoded.items():
+        column = [as_lists(value)] if is_row else as_lists(value)
+        if not isinstance(column, list | tuple) or len(column) != (1 if is_row else len(ids)):
+            raise ValueError(f"{name} has not one element for each row of input_ids: give as many.")
+        columns[name] = [list_of_ids(row) if name in PADDED_ENTRIES else as_lists(row) for row in column]
+    return columns, is_row

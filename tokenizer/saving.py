@@ -58,10 +58,10 @@ def save_tokenizer(
 
     Raises:
         CheckpointError: the ids of the added tokens are not those of the vocabulary, or leave gaps after it.
-        TypeError, ValueError: the prefix is no part of a file name.
+        TypeError, ValueError: the prefix is no part of a file name, or the directory is the empty string.
         OSError: the directory is a file, or cannot be written.
     """
-    path = Path(directory)
+    path = _checked(directory)
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(f"{path} is a file; give a directory to save into.")
     named = {name: path / _prefixed(name, filename_prefix) for name in _FILES}
@@ -100,10 +100,10 @@ def save_vocabulary(
         The path of the file.
 
     Raises:
-        TypeError, ValueError: the prefix is no part of a file name.
+        TypeError, ValueError: the prefix is no part of a file name, or the directory is the empty string.
         OSError: there is no such directory, or it cannot be written.
     """
-    path = Path(directory)
+    path = _checked(directory)
     if not path.is_dir():
         kind = "is a file" if path.exists() else "does not exist"
         raise NotADirectoryError(f"{path} {kind}; give an existing directory to save the vocabulary into.")
@@ -113,6 +113,12 @@ def save_vocabulary(
 
 
 _FILES = (MODEL_FILE, TOKENIZER_FILE, CONFIG_FILE, SPECIAL_TOKENS_FILE, ADDED_TOKENS_FILE)
+
+
+def _checked(directory: str | os.PathLike[str]) -> Path:
+    if not os.fspath(directory):
+        raise ValueError("The directory to save into is the empty string: name one, or '.' for the present one.")
+    return Path(directory)
 
 
 def _prefixed(filename: str, prefix: str | None) -> str:

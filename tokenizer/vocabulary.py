@@ -14,8 +14,10 @@ mask.
 
 import os
 import threading
+from array import array
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from xlmr_np.weights.errors import CheckpointError
 
@@ -31,7 +33,7 @@ from .model_proto import (
 )
 from .normalization import WORD_START as WORD_START  # which the pieces spell
 from .normalization import Normalizer
-from .unigram import Library, Unigram
+from .unigram import LONGEST_PIECE, Library, Unigram
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -46,6 +48,23 @@ PIECE_OFFSET = 1  # id of a piece minus its sentencepiece id
 
 # Texts from which sentencepiece's threads, which take about 0.1 ms to start, are worth their start.
 THREADS_FROM = 32
+
+
+class PieceTable(NamedTuple):
+    """What is quickly asked of pieces. No lists, which the garbage collector would run through again and again.
+
+    Attributes:
+        lengths: characters of each piece.
+        starts_word: 1 for those that start with "▁".
+        scores: logarithms of their probabilities.
+        are_ordinary: whether sentencepiece treats them all alike, their scores are logarithms of probabilities, none
+            is long, and none has a "▁" but at its start.
+    """
+
+    lengths: bytes
+    starts_word: bytes
+    scores: "array[float]"
+    are_ordinary: bool
 
 
 class Vocabulary:
@@ -118,6 +137,27 @@ class Vocabulary:
                 except (CheckpointError, ValueError) as error:
                     raise CheckpointError(f"{self._source}: {error}") from error
             return self._unigrams[library]
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Every token with its id, in the order of the ids. Not to be changed."""
+        pieces = self.processor.id_to_piece(list(range(len(LEADING_TOKENS) - PIECE_OFFSET, len(self.processor))))
+        return {token: token_id for token_id, token in enumerate([*LEADING_TOKENS, *pieces, MASK_TOKEN])}
+
+    @cached_property
+    def piece_table(self) -> "PieceTable":
+        """What is quickly asked of sentencepiece's pieces, by its ids."""
+        every = list(range(len(self.processor)))
+        texts = self.processor.id_to_piece(every)
+        scores = array("d", self.processor.get_score(every))
+        own = every[len(LEADING_TOKENS) - PIECE_OFFSET :]
+        ordinary = not (
+            any(self.processor.is_control(own) + self.processor.is_unused(own) + self.processor.is_byte(own))
+            or any(scores[piece] >= 0 for piece in own)  # 0 is what symbols have that a user has defined
+            or any(len(text) > LONGEST_PIECE or text.rfind(WORD_START) > 0 for text in texts)
+        )
+        lengths = bytes(min(len(text), LONGEST_PIECE) for text in texts)
+        return PieceTable(lengths, bytes(text.startswith(WORD_START) for text in texts), scores, ordinary)
 
     def token(self, token_id: int) -> str:
         """The token that `token_id` stands for.
@@ -192,6 +232,8 @@ def read_vocabulary(path: str | os.PathLike[str]) -> "tuple[Vocabulary, dict[int
 
 
 def _read(path: Path, largest: int) -> bytes:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a directory: load it with XLMRobertaTokenizer.from_pretrained.")
     size = path.stat().st_size
     if size > largest:
         raise CheckpointError(f"{path} has {size:,} bytes, more than the {largest:,} that are read of a vocabulary.")

@@ -5,12 +5,9 @@ float32, so that of two ways to cut a word that are about equally probable it ma
 for the two best ways: if the better one is ahead by more than rounding can explain, it is the best one in float64 too.
 """
 
-from array import array
 from collections.abc import Iterable
-from functools import cached_property
 from typing import Any, cast
 
-from .unigram import LONGEST_PIECE
 from .vocabulary import LEADING_TOKENS, MASK_TOKEN, PIECE_OFFSET, UNK_ID, WORD_START, Vocabulary
 
 LONGEST_CACHED_WORD = 32  # characters; longer ones hardly come again
@@ -90,9 +87,11 @@ class WordPieces:
         The sum of n numbers that add up to s is off by less than n * 2**-24 * |s|, so that whatever is left out behind
         the second best way is behind it but for twice that. No way has more pieces than there are characters.
         """
+        table = self._vocabulary.piece_table
         text = " ".join([word[1:] for word in words])
         if not (
-            self._pieces_are_ordinary
+            table.are_ordinary
+            and WORD_START not in words  # alone it would leave two spaces in a row
             and 0 < len(text) <= LONGEST_WORD
             and len(text) <= MOST_REPETITIVE * len(set(text))
             and not _has_special_token(text)
@@ -102,14 +101,13 @@ class WordPieces:
         paths = self._vocabulary.processor.nbest_encode(text, nbest_size=2)
         if len(paths) < 2 or 0 in paths[0] or 0 in paths[1]:  # 0 stands for any number of unknown characters
             return None
-        lengths, starts_word, scores = self._piece_table
-        best, second = (sum(map(scores.__getitem__, path)) for path in paths)
+        best, second = (sum(map(table.scores.__getitem__, path)) for path in paths)
         if not best - second > 2 * (len(text) + 1) * ROUNDING * -second:
             return None
         path = paths[0]
-        starts = [place for place, piece in enumerate(path) if starts_word[piece]]
+        starts = [place for place, piece in enumerate(path) if table.starts_word[piece]]
         ids = tuple([piece + PIECE_OFFSET for piece in path])
-        sizes = tuple([lengths[piece] for piece in path])
+        sizes = tuple([table.lengths[piece] for piece in path])
         return [(ids[start:end], sizes[start:end]) for start, end in zip(starts, [*starts[1:], len(path)], strict=True)]
 
     def _cut_in_float64(self, word: str) -> Pieces:
@@ -120,32 +118,6 @@ class WordPieces:
             path = self._vocabulary.unigram("huggingface").best_path(word)
             ids = (node.piece_id for node in path)
         return tuple(ids), tuple(node.end - node.start for node in path)
-
-    @cached_property
-    def _piece_table(self) -> tuple[bytes, bytes, "array[float]"]:
-        """Of each piece of sentencepiece's: its length, whether it starts a word, and its score.
-
-        Not as lists, which the garbage collector would run through again and again.
-        """
-        processor = self._vocabulary.processor
-        every = list(range(len(processor)))
-        texts = processor.id_to_piece(every)
-        starts = bytes(text.startswith(WORD_START) for text in texts)
-        return bytes(map(len, texts)), starts, array("d", processor.get_score(every))
-
-    @cached_property
-    def _pieces_are_ordinary(self) -> bool:
-        """Whether sentencepiece treats them all alike, their scores are logarithms of probabilities, none is long, and
-        none has a "▁" but at its start.
-        """
-        processor = self._vocabulary.processor
-        own = list(range(len(LEADING_TOKENS) - PIECE_OFFSET, len(processor)))
-        texts = processor.id_to_piece(own)
-        return not (
-            any(processor.is_control(own) + processor.is_unused(own) + processor.is_byte(own))
-            or any(score >= 0 for score in processor.get_score(own))  # 0 is what symbols have that a user has defined
-            or any(len(text) > LONGEST_PIECE or text.rfind(WORD_START) > 0 for text in texts)
-        )
 
 
 def _has_special_token(word: str) -> bool:

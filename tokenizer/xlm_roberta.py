@@ -2,18 +2,27 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, overload
 
 import numpy as np
+
+from xlmr_np.weights.errors import CheckpointError
 
 from .added_tokens import AddedToken, AddedTokens
 from .arguments import as_lists, checked_batch, checked_side, checked_text, list_of_ids, read_texts, whole_number
 from .batch_encoding import BatchEncoding, check_tensor_type
 from .call import Call, known_length
 from .explanation import Explanation
-from .files import SPECIAL_TOKENS, Find, find_vocabulary, read_added_tokens, read_tokenizer_config
+from .files import (
+    CONFIG_FILE,
+    ONLY_SETTINGS,
+    SPECIAL_TOKENS,
+    Find,
+    find_vocabulary,
+    read_added_tokens,
+    read_tokenizer_config,
+)
 from .padding import checked_multiple, padded_entries, padding_strategy
 from .rows import framed
 from .segmentation import READINGS, Reading
@@ -28,6 +37,7 @@ from .vocabulary import (
     UNK_ID,
     UNK_TOKEN,
     WORD_START,
+    Vocabulary,
     read_vocabulary,
 )
 
@@ -35,6 +45,7 @@ SETTINGS = ("model_max_length", "padding_side", "truncation_side", "normalizatio
 # Settings that code written for the reference passes, and that change nothing here: there is one implementation, and
 # nothing in a checkpoint is ever executed.
 MEANINGLESS_SETTINGS = ("use_fast", "legacy", "trust_remote_code")
+OFF_SETTINGS = ("do_lower_case", "clean_up_tokenization_spaces", "additional_special_tokens", "extra_special_tokens")
 UNLIMITED = 10**20  # the reference writes "no limit" as 1e30, and takes anything above 1e20 for it
 
 OTHER_SPECIAL_NAMES = ("additional_special_tokens", "extra_special_tokens")  # transformers 4 and 5
@@ -129,7 +140,14 @@ class XLMRobertaTokenizer:
         """
         from xlmr_np.weights.files import locate
 
-        overrides = {name: value for name, value in overrides.items() if name not in MEANINGLESS_SETTINGS}
+        added = [overrides.pop(name) for name in OTHER_SPECIAL_NAMES if overrides.get(name) is not None]
+        overrides = {name: value for name, value in overrides.items() if not _is_meaningless(name, value)}
+        for name, value in overrides.items():
+            if name not in SETTINGS:
+                raise TypeError(
+                    f"from_pretrained has no argument {name}={value!r} under which XLM-R's tokens stay what they are; "
+                    f"its settings are {', '.join(SETTINGS)}."
+                )
 
         def find(filename: str) -> Path | None:
             return locate(
@@ -145,8 +163,15 @@ class XLMRobertaTokenizer:
         config = read_tokenizer_config(id_or_dir, find)
         settings = {name: config[name] for name in SETTINGS if name in config}
         tokenizer = cls.__new__(cls)
-        tokenizer._configure(**(settings | overrides))
+        try:
+            tokenizer._configure(**settings)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{id_or_dir}, {CONFIG_FILE}: {error}") from error
+        for name, value in overrides.items():
+            setattr(tokenizer, name, value)
         tokenizer._read(find_vocabulary(id_or_dir, find), find, config)
+        for tokens in added:
+            tokenizer.add_special_tokens({OTHER_SPECIAL_NAMES[0]: tokens})
         return tokenizer
 
     def save_pretrained(
@@ -266,21 +291,34 @@ class XLMRobertaTokenizer:
             pad_to_multiple_of=checked_multiple(pad_to_multiple_of),
             padding_side=self._side(padding_side),
             return_tensors=return_tensors,
-            return_token_type_ids=bool(return_token_type_ids),
-            return_attention_mask=return_attention_mask is None or return_attention_mask,
+            return_token_type_ids=False if return_token_type_ids is None else return_token_type_ids,
+            return_attention_mask=True if return_attention_mask is None else return_attention_mask,
             return_overflowing_tokens=return_overflowing_tokens,
             return_special_tokens_mask=return_special_tokens_mask,
             return_offsets_mapping=return_offsets_mapping,
             return_length=return_length,
             verbose=verbose,
         )
-        if text is None and text_target is not None:
-            return call.encode(read_texts(text_target, text_pair_target, is_split_into_words))
-        batch = call.encode(read_texts(text, text_pair, is_split_into_words))
-        if text_target is not None:
-            targets = call.encode(read_texts(text_target, text_pair_target, is_split_into_words))
-            batch["labels"] = targets["input_ids"]
+        if text_target is None:
+            if text_pair_target is not None:
+                raise ValueError(
+                    "text_pair_target is the second text of pairs, whose first is text_target: give it too."
+                )
+            return call.encode(read_texts(text, text_pair, is_split_into_words))
+        targets = read_texts(text_target, text_pair_target, is_split_into_words)
+        if text is None:
+            return call.encode(targets)
+        texts = read_texts(text, text_pair, is_split_into_words)
+        if (texts.is_batch, len(texts.first)) != (targets.is_batch, len(targets.first)):
+            raise ValueError("text_target does not have a text for each one in text: give as many, in the same form.")
+        if return_overflowing_tokens:
+            raise ValueError("What overflows has no target: leave out text_target or return_overflowing_tokens.")
+        batch = call.encode(texts)
+        batch["labels"] = call.encode(targets)["input_ids"]
         return batch
+
+    # The names of this method until transformers 5, for one text and for a batch.
+    encode_plus = batch_encode_plus = __call__
 
     def encode(self, text: Any, text_pair: Any = None, **settings: Any) -> Any:
         """The `input_ids` of one text or pair; the settings are those of a call."""
@@ -292,6 +330,10 @@ class XLMRobertaTokenizer:
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **settings: Any
     ) -> list[str]:
         """The tokens of one text or pair; what the vocabulary does not cover is as the normalised text has it."""
+        if not isinstance(text, str) and not settings.get("is_split_into_words"):
+            raise TypeError(f"tokenize takes one text, not {type(text).__name__}: for a batch, call the tokenizer.")
+        if settings.get("return_overflowing_tokens"):
+            raise ValueError("tokenize gives one row: for what overflows, call the tokenizer.")
         return self(text, pair, add_special_tokens=add_special_tokens, **settings).tokens()
 
     def explain(self, text: str, allow_special_tokens: bool | None = None) -> Explanation:
@@ -366,8 +408,9 @@ class XLMRobertaTokenizer:
             TypeError: these are no ids.
             ValueError: an id is not in the vocabulary.
         """
+        is_batch = getattr(token_ids, "ndim", 1) == 2
         token_ids = as_lists(token_ids)
-        if isinstance(token_ids, list | tuple) and token_ids and isinstance(as_lists(token_ids[0]), list | tuple):
+        if is_batch or (isinstance(token_ids, list | tuple) and any(map(_is_row, token_ids))):
             return self.batch_decode(token_ids, skip_special_tokens, clean_up_tokenization_spaces)
         text = self.convert_tokens_to_string(self.convert_ids_to_tokens(list_of_ids(token_ids), skip_special_tokens))
         if clean_up_tokenization_spaces:
@@ -382,7 +425,8 @@ class XLMRobertaTokenizer:
         clean_up_tokenization_spaces: bool | None = None,
     ) -> list[str]:
         """The text of each row of `sequences`, a list of rows or an array [B, T]; see `decode`."""
-        return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in sequences]
+        rows = [list_of_ids(row) for row in sequences]
+        return [self.decode(row, skip_special_tokens, clean_up_tokenization_spaces) for row in rows]
 
     @overload
     def convert_tokens_to_ids(self, tokens: str) -> int: ...
@@ -419,7 +463,7 @@ class XLMRobertaTokenizer:
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
     ) -> list[int]:
         """`<s> A </s>`, or `<s> A </s></s> B </s>`: the form in which the model reads ids."""
-        return framed([token_ids_0] if token_ids_1 is None else [token_ids_0, token_ids_1], BOS_ID, EOS_ID)
+        return framed([list_of_ids(text) for text in (token_ids_0, token_ids_1) if text is not None], BOS_ID, EOS_ID)
 
     def create_token_type_ids_from_sequences(
         self, token_ids_0: list[int], token_ids_1: list[int] | None = None
@@ -449,7 +493,7 @@ class XLMRobertaTokenizer:
             if token_ids_1 is not None:
                 raise ValueError("A row that has its special tokens holds both texts: leave token_ids_1 out.")
             return [int(token_id in self._added_tokens.special_ids) for token_id in list_of_ids(token_ids_0)]
-        texts = [token_ids_0] if token_ids_1 is None else [token_ids_0, token_ids_1]
+        texts = [list_of_ids(text) for text in (token_ids_0, token_ids_1) if text is not None]
         return framed([[0] * len(text) for text in texts], 1, 1)
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
@@ -463,11 +507,11 @@ class XLMRobertaTokenizer:
 
         A token that the vocabulary has keeps its id, and is found from now on. Others get the next ids; resize the
         model's embeddings to `len(tokenizer)` before you use them. Calls that are under way in other threads do not
-        see them.
+        see them; two threads must not add tokens at the same time.
 
         Args:
             new_tokens: how a token is written, or an `AddedToken`, or several.
-            special_tokens: whether those given as text are special tokens.
+            special_tokens: whether they are special tokens.
 
         Returns:
             How many were added: those that were not added tokens before in the same form.
@@ -476,14 +520,13 @@ class XLMRobertaTokenizer:
             TypeError, ValueError: one is no text, is empty, or is one of XLM-R's own special tokens in another form
                 than a special token's.
         """
-        if isinstance(new_tokens, str | AddedToken):
-            new_tokens = [new_tokens]
         added = dict(self._added_tokens.by_id)
         next_id = max(len(self._vocabulary), max(added) + 1)
         ids = dict(self._added_tokens.ids)
         count = 0
-        for new in new_tokens:
-            token = AddedToken(new, special=special_tokens) if not isinstance(new, AddedToken) else new
+        for token in _tokens(new_tokens, "new_tokens"):
+            if special_tokens:
+                token = token.as_special()
             token_id = ids.get(token.content)
             if token_id is None and self._vocabulary.token_id(token.content) != UNK_ID:
                 token_id = self._vocabulary.token_id(token.content)
@@ -511,23 +554,27 @@ class XLMRobertaTokenizer:
         Raises:
             TypeError, ValueError: a name is unknown, or stands for another token in XLM-R.
         """
+        if not isinstance(special_tokens_dict, Mapping):
+            raise TypeError('add_special_tokens takes a dict such as {"additional_special_tokens": ["<new>"]}.')
         tokens: list[AddedToken] = []
         for name, value in special_tokens_dict.items():
             if name in OTHER_SPECIAL_NAMES:
-                tokens.extend(_special(token) for token in value)
+                if isinstance(value, str):
+                    raise TypeError(f"{name} takes a list of tokens, not the str {value!r}.")
+                tokens += _tokens(value.values() if isinstance(value, Mapping) else value, name)
                 continue
-            token = _special(value)
+            (token,) = _tokens([value], name)
             if SPECIAL_TOKENS.get(name) != token.content:
                 raise ValueError(
                     f"{name!r} cannot become {token.content!r}: XLM-R's own special tokens are part of its vocabulary; "
                     "others go under 'additional_special_tokens'."
                 )
             tokens.append(token)
-        return self.add_tokens(tokens)
+        return self.add_tokens(tokens, special_tokens=True)
 
     def get_vocab(self) -> dict[str, int]:
         """Every token with its id, in the order of the ids."""
-        return {self._token(token_id): token_id for token_id in range(len(self))}
+        return self._vocabulary.ids | self._added_tokens.ids
 
     def get_added_vocab(self) -> dict[str, int]:
         """Every added token with its id, the special ones included."""
@@ -547,6 +594,11 @@ class XLMRobertaTokenizer:
     def vocab(self) -> dict[str, int]:
         """As `get_vocab`."""
         return self.get_vocab()
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The sentencepiece model with XLM-R's ids."""
+        return self._vocabulary
 
     @property
     def vocab_size(self) -> int:
@@ -582,6 +634,11 @@ class XLMRobertaTokenizer:
         return [token.content for token in tokens if token.special and token.content not in own]
 
     @property
+    def extra_special_tokens(self) -> list[str]:
+        """As `additional_special_tokens`, which is their name in transformers 4."""
+        return self.additional_special_tokens
+
+    @property
     def model_input_names(self) -> list[str]:
         """What a call returns by default: XLM-R needs no token types."""
         return ["input_ids", "attention_mask"]
@@ -596,6 +653,8 @@ class XLMRobertaTokenizer:
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "model_max_length":
             unlimited = value is None or (isinstance(value, int | float) and value > UNLIMITED)
+            if isinstance(value, float) and value.is_integer():
+                value = int(value)
             value = None if unlimited else whole_number(name, value, minimum=1)
         elif name in ("padding_side", "truncation_side"):
             checked_side(name, value)
@@ -603,6 +662,10 @@ class XLMRobertaTokenizer:
             raise ValueError(f"normalization={value!r} is not one of {', '.join(READINGS)}.")
         elif name == "allow_special_tokens":
             _check_allow(value)
+        elif name in SPECIAL_TOKENS:
+            if value != SPECIAL_TOKENS[name]:
+                raise AttributeError(f"{name} cannot become {value!r}: XLM-R's own tokens are part of its vocabulary.")
+            return
         super().__setattr__(name, value)
         if name in ("normalization", "_added_tokens"):
             self._readings = {}
@@ -654,6 +717,23 @@ def _check_allow(value: Any) -> None:
         raise TypeError(f"allow_special_tokens must be True, False or None, not {value!r}.")
 
 
-def _special(token: Any) -> AddedToken:
-    """A special token, given as text or as an `AddedToken`."""
-    return replace(token, special=True) if isinstance(token, AddedToken) else AddedToken(token, special=True)
+def _is_row(ids: Any) -> bool:
+    return isinstance(ids, list | tuple) or bool(getattr(ids, "ndim", 0))
+
+
+def _is_meaningless(name: str, value: Any) -> bool:
+    """Whether an argument of the reference's changes nothing here."""
+    if name in ONLY_SETTINGS:
+        return bool(value == ONLY_SETTINGS[name])
+    if name in SPECIAL_TOKENS:
+        return bool(value == SPECIAL_TOKENS[name])
+    return name in MEANINGLESS_SETTINGS or (name in OFF_SETTINGS and not value)
+
+
+def _tokens(tokens: Any, name: str) -> list[AddedToken]:
+    """Tokens that are given as text or as `AddedToken`, one or several."""
+    if isinstance(tokens, str | AddedToken):
+        tokens = [tokens]
+    if not isinstance(tokens, Iterable):
+        raise TypeError(f"{name} must be a token or a list of tokens, not {tokens!r}.")
+    return [token if isinstance(token, AddedToken) else AddedToken(token) for token in tokens]

@@ -94,10 +94,11 @@ def main() -> None:
             seconds[name] += json.loads(run(PREPARE + engine + SENTENCES, data, str(number)).output)
         for _ in range(3):
             for name, (imports, load) in LOADING.items():
-                program = f"{PREPARE}\n{imports}\nstart = time.perf_counter()\n{load}\nprint(time.perf_counter() - start)"
-                loading[name].append(float(run(program, data, "0").output))
+                timed = f"start = time.perf_counter()\n{load}\nprint(time.perf_counter() - start)"
+                loading[name].append(float(run(f"{PREPARE}\n{imports}\n{timed}", data, "0").output))
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"| {BATCH:,} sentences, one core; median of {options.rounds * BATCHES} batches | ms | throughput relative to |")
+    number = options.rounds * BATCHES
+    print(f"| {BATCH:,} sentences, one core; median of {number} batches | ms | throughput relative to |")
     print("|---|---|---|")
     for name, median in medians.items():
         peer = "transformers, with offsets" if "offsets" in name else "transformers"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .source import add_source_arguments, location
-from .terminal import columns, printable, read_texts
+from .terminal import STANDARD_INPUT, columns, lines_of, printable
 
 if TYPE_CHECKING:
     from xlmr_np.tokenizer.added_tokens import Found
@@ -54,7 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Show each text's tokens."""
-    texts, _ = read_texts(options.text, options.input, "a text")
+    if options.text and options.input:
+        raise ValueError("Texts came both as arguments and with --input; give them in one way.")
+    # Lines as they are, the blank ones too: a line of the answer for each.
+    texts = options.text or (line.rstrip("\r\n") for line in lines_of(options.input or STANDARD_INPUT))
     from xlmr_np.tokenizer import XLMRobertaTokenizer
 
     settings = {
@@ -108,7 +111,7 @@ def _lines_of(part: "Found | Stretch", text: str) -> Iterable[str]:
     if part.changes:
         changes = ", ".join(f"{before or 'nothing'} to {after or 'nothing'}" for before, after in part.changes)
         lines.append(f"    changed    {printable(changes)}")
-    for cut in part.cuts:
+    for cut in filter(lambda cut: cut.text, part.cuts):
         lines.append(f"    pieces that fit {printable(cut.text)}, with the logarithms of their probabilities")
         for start, candidates in groupby(cut.candidates, lambda candidate: candidate.start):
             lines += _wrapped(f"    {start:>4}  ", list(candidates))

@@ -150,7 +150,7 @@ def trim_vocabulary(
     directory = Path(directory)
     _check_is_free(directory)
     tokenizer = XLMRobertaTokenizer.from_pretrained(source, **location)
-    serialized = tokenizer._vocabulary.serialized()
+    serialized = tokenizer.vocabulary.serialized()
     model = read_model_proto(serialized)
     tensors = read_tensors(find_weight_files(source, variant=variant, **location))
     described = describe(source, variant=variant, **location)
