@@ -93,8 +93,9 @@ class Rows(NamedTuple):
         """Tokens of the longest row, without padding, of those that are no overflow."""
         lengths: dict[int, int] = {}
         for sample, windows in self.rows:
-            texts = [range(*window) for window in windows]
-            lengths.setdefault(sample, len(framed(texts, 0, 0, self.add_special_tokens)))
+            if sample not in lengths:
+                texts = [range(*window) for window in windows]
+                lengths[sample] = len(framed(texts, 0, 0, self.add_special_tokens))
         return max(lengths.values(), default=0)
 
     def encodings(self, parts: Sequence[Sequence[Tokens]], written: Callable[[int], str]) -> list[Encoding]:

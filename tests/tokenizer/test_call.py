@@ -1,5 +1,7 @@
 """What a call takes and returns."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -205,3 +207,131 @@ def test_a_length_that_is_none(small_vocabulary, small, value):
     with pytest.raises((TypeError, ValueError), match="model_max_length"):
         small.model_max_length = value
     assert small.model_max_length is None
+
+
+def test_targets_become_labels(small):
+    ids = small(GARDEN)["input_ids"]
+    assert small(THE, text_target=GARDEN) == dict(small(THE)) | {"labels": ids}
+    assert small([THE, ""], text_target=[GARDEN, THE])["labels"] == small([GARDEN, THE])["input_ids"]
+    assert small(THE, text_target=GARDEN, text_pair_target=THE)["labels"] == small(GARDEN, THE)["input_ids"]
+    assert small(text_target=GARDEN) == small(GARDEN)
+    arrays = small([THE, THE], text_target=[GARDEN, THE], padding=True, return_tensors="np")
+    assert arrays["labels"].tolist() == small([GARDEN, THE], padding=True)["input_ids"]
+    assert arrays["input_ids"].shape == (2, 3)
+
+
+def test_words(small, small_reference):
+    words = [["the", "garden"], ["", "the", " "], []]
+    batch = small(words, is_split_into_words=True, return_offsets_mapping=True)
+    assert [batch.word_ids(row) for row in range(3)] == [[None, 0, 1, 1, None], [None, 1, None], [None, None]]
+    assert batch["offset_mapping"][0] == [(0, 0), (0, 3), (0, 3), (3, 6), (0, 0)]
+    assert small(words[0], is_split_into_words=True)["input_ids"] == batch["input_ids"][0]
+    assert batch["input_ids"] == small_reference(words, is_split_into_words=True)["input_ids"]
+    assert small([], [], is_split_into_words=True)["input_ids"] == [0, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (("the",), "text must be a list of words, .* not str 'the'"),
+        ((["the", None],), r"text\[1\] must be a str, not None"),
+        (([["the"], "the"],), r"text\[1\] must be a list of words, not str 'the'"),
+        (([["the"], [b"the"]],), r"text\[1\]\[0\] must be a str, not bytes b'the'"),
+        ((["the"], "the"), "text is one list of words, so text_pair must be one list of words too, not str 'the'"),
+    ],
+)
+def test_what_are_no_words(small, texts, message):
+    with pytest.raises(TypeError, match=message):
+        small(*texts, is_split_into_words=True)
+
+
+def test_every_entry_as_an_array(small):
+    asked = dict.fromkeys(
+        ("return_token_type_ids", "return_special_tokens_mask", "return_offsets_mapping", "return_length"), True
+    )
+    asked |= {"padding": True, "truncation": True, "max_length": 4, "return_overflowing_tokens": True}
+    lists, arrays = small([GARDEN, THE, ""], **asked), small([GARDEN, THE, ""], return_tensors="np", **asked)
+    assert list(arrays) == list(lists)
+    shapes = {"offset_mapping": (4, 4, 2), "length": (4,), "overflow_to_sample_mapping": (4,)}
+    for name, value in arrays.items():
+        assert value.dtype == np.int64
+        assert value.shape == shapes.get(name, (4, 4))
+        assert value.tolist() == np.array(lists[name]).tolist()
+    assert arrays["overflow_to_sample_mapping"].tolist() == [0, 0, 1, 2]
+    assert small("", add_special_tokens=False, return_offsets_mapping=True, return_tensors="np")[
+        "offset_mapping"
+    ].shape == (1, 0, 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"stride": -1}, ValueError, "stride=-1 is too small"),
+        ({"stride": 1.5}, TypeError, "stride must be a whole number"),
+        ({"stride": True}, TypeError, "stride must be a whole number"),
+        ({"stride": 3, "max_length": 5}, ValueError, "stride=3 is too large for max_length=5"),
+        ({"stride": 10**30, "max_length": 5}, ValueError, "stride=10+ is too large for max_length=5"),
+        ({"max_length": -(10**30)}, ValueError, "max_length=-10+ is too small"),
+        ({"max_length": 10**30, "padding": "max_length"}, ValueError, "Rows would be padded to 10+ tokens"),
+        ({"max_length": 5, "padding": True, "truncation": True, "pad_to_multiple_of": 4}, ValueError, "no multiple of"),
+        ({"truncation": "longest"}, ValueError, "truncation='longest' is not"),
+        ({"padding": "longest_first"}, ValueError, "padding='longest_first' is not"),
+        ({"padding_side": "middle"}, ValueError, "padding_side='middle' is not a side"),
+        ({"allow_special_tokens": 1}, TypeError, "allow_special_tokens must be True, False or None, not 1"),
+        ({"allow_special_tokens": "yes"}, TypeError, "allow_special_tokens must be True, False or None"),
+    ],
+)
+@pytest.mark.parametrize("normalization", ["sentencepiece", "huggingface"])
+@pytest.mark.parametrize("text", ["", GARDEN, [], [GARDEN]])
+def test_settings_out_of_range(small_vocabulary, normalization, text, settings, error, message):
+    """Whatever the texts, so that a wrong setting does not wait for a long one."""
+    tokenizer = XLMRobertaTokenizer(small_vocabulary, normalization=normalization)
+    if normalization == "huggingface" and settings.get("stride") == 3:
+        settings = settings | {"stride": 4}  # transformers' first that is too large for short texts too
+        message = message.replace("3", "4", 1)
+    with pytest.raises(error, match=message):
+        tokenizer(text, **settings)
+
+
+@pytest.mark.parametrize("normalization", ["sentencepiece", "huggingface"])
+@pytest.mark.parametrize("bad", [None, b"the", 5, ["the"], "a\ud800", "\udfff"])
+def test_one_bad_text_in_a_batch(small_vocabulary, normalization, bad):
+    tokenizer = XLMRobertaTokenizer(small_vocabulary, normalization=normalization)
+    with pytest.raises((TypeError, ValueError), match=r"text\[2\]"):
+        tokenizer([THE, GARDEN, bad, THE], padding=True)
+
+
+@pytest.mark.parametrize("normalization", ["nfkc", "", None, 1, ["sentencepiece"]])
+def test_there_is_no_such_normalization(small_vocabulary, normalization):
+    with pytest.raises(ValueError, match="is not one of sentencepiece, huggingface"):
+        XLMRobertaTokenizer(small_vocabulary, normalization=normalization)
+
+
+def test_the_settings_may_be_assigned(small_vocabulary):
+    tokenizer = XLMRobertaTokenizer(small_vocabulary)
+    text = "Tie\u0302\u0301ng <s>"
+    rows = []
+    for normalization in ("sentencepiece", "huggingface", "sentencepiece"):
+        tokenizer.normalization = normalization
+        rows.append(tokenizer.encode(text))
+    assert (
+        rows[0] == rows[2] != rows[1] == XLMRobertaTokenizer(small_vocabulary, normalization="huggingface").encode(text)
+    )
+    tokenizer.allow_special_tokens = True
+    assert tokenizer.encode(text) == tokenizer.encode(text, allow_special_tokens=True) != rows[0]
+    with pytest.raises(AttributeError, match=r"mask_token cannot become '\[MASK\]'"):
+        tokenizer.mask_token = "[MASK]"
+    with pytest.raises(AttributeError):
+        tokenizer.paddingside = "left"
+
+
+def test_rows_longer_than_the_model_takes_are_warned_of(small_vocabulary):
+    tokenizer = XLMRobertaTokenizer(small_vocabulary, model_max_length=4)
+    with pytest.warns(UserWarning, match="A row of 5 tokens is longer than the 4 that the model takes") as caught:
+        tokenizer([THE, GARDEN])
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tokenizer([THE, GARDEN], truncation=True)
+        tokenizer([THE, GARDEN], verbose=False)
+        tokenizer(THE)

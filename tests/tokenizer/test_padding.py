@@ -115,3 +115,60 @@ def test_a_multiple_must_be_positive(small, multiple, error):
 def test_rows_beyond_any_text_are_refused(small, settings):
     with pytest.raises(ValueError, match=r"Rows would be padded to 10+ tokens"):
         small("the", **({"padding": True} | settings))
+
+
+def test_labels_are_left_alone(small):
+    rows = [{"input_ids": [0, 5, 2], "labels": [7]}, {"input_ids": [0, 2], "labels": [8, 9]}]
+    padded = small.pad(rows)
+    assert padded == {
+        "input_ids": [[0, 5, 2], [0, 2, 1]],
+        "labels": [[7], [8, 9]],
+        "attention_mask": [[1] * 3, [1, 1, 0]],
+    }
+    assert rows[1] == {"input_ids": [0, 2], "labels": [8, 9]}
+    arrays = small.pad([{"input_ids": [0, 5, 2], "labels": 1}, {"input_ids": [0, 2], "labels": 0}], return_tensors="np")
+    assert arrays["labels"].tolist() == [1, 0]
+    assert arrays["input_ids"].tolist() == [[0, 5, 2], [0, 2, 1]]
+
+
+def test_padding_what_a_call_returned(small):
+    for texts in (TEXTS, TEXTS[:1], []):
+        padded = small(texts, padding=True, return_special_tokens_mask=True)
+        assert small.pad(small(texts, return_special_tokens_mask=True)) == padded
+        assert (
+            small.pad([small(text, return_special_tokens_mask=True) for text in texts]).get("input_ids", [])
+            == (padded["input_ids"])
+        )
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ({"labels": [1]}, "pad needs input_ids, and was given labels"),
+        ([{"labels": [1]}], "pad needs input_ids, and was given labels"),
+        ({}, "pad needs input_ids, and was given nothing"),
+        ([{"input_ids": [0]}, {"input_ids": [0], "attention_mask": [1]}], "have different entries"),
+        ([{"input_ids": [0, 2], "attention_mask": [1]}], "attention_mask does not have as many elements as input_ids"),
+        ({"input_ids": [[0], [2]], "attention_mask": [[1]]}, "attention_mask has not one element for each row"),
+    ],
+)
+def test_what_cannot_be_padded(small, rows, message):
+    with pytest.raises(ValueError, match=message):
+        small.pad(rows)
+
+
+def test_settings_of_pad(small):
+    row = {"input_ids": [0, 2]}
+    for settings, message in (
+        ({"padding": "most"}, "padding='most' is not"),
+        ({"padding": "max_length"}, "padding='max_length' needs a length"),
+        ({"padding": "max_length", "max_length": -1}, "max_length=-1 is too small"),
+        ({"padding_side": "up"}, "padding_side='up' is not a side"),
+        ({"pad_to_multiple_of": 0}, "pad_to_multiple_of=0 is too small"),
+        ({"return_tensors": "pt"}, "return_tensors='pt' is not supported"),
+        ({"padding": "max_length", "max_length": 10**12}, "Rows would be padded to 10+ tokens"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            small.pad(row, **settings)
+    with pytest.raises(ValueError, match="do not make one array"):
+        small.pad([row, {"input_ids": [0]}], padding=False, return_tensors="np")
