@@ -126,7 +126,8 @@ class Rows(NamedTuple):
         encodings: list[Encoding] = []
         first_of_sample: dict[int, Encoding] = {}
         for row, values in zip(self.rows, zip(*columns, strict=True), strict=True):
-            encodings.append(Encoding(*values, n_sequences=len(parts)))
+            fields: tuple[Any, ...] = (*values, len(parts))
+            encodings.append(Encoding(*fields))
             first = first_of_sample.setdefault(row.sample, encodings[-1])
             if first is not encodings[-1]:
                 first.overflowing.append(encodings[-1])

@@ -8,7 +8,7 @@ huggingface     what transformers does: its normalisation, then words between wh
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, islice, repeat
 from typing import Any, NamedTuple, Protocol, Self
 
 from .added_tokens import AddedTokens, Between, Found, TokenFinder
@@ -160,8 +160,7 @@ class HuggingfaceReading:
                 if isinstance(part, Found):
                     row.append(part.token_id)
                 else:
-                    for ids, _ in islice(pieces, len(part.words)):
-                        row += ids
+                    row.extend(chain.from_iterable(islice(pieces, len(part.words))))
             rows.append(row)
         return rows
 
@@ -179,13 +178,15 @@ class HuggingfaceReading:
                     _append_added(row, part, word)
                     continue
                 found = list(islice(pieces, len(part.words)))
-                ids = list(chain.from_iterable(ids for ids, _ in found))
+                counts = [*map(len, found)]
+                lengths = self._word_pieces.lengths(part.words, found)
+                ids = [*chain.from_iterable(found)]
                 if UNK_ID in ids:
-                    row.unknown.update(part.unknown(found, len(row.ids)))
+                    row.unknown.update(part.unknown(ids, lengths, len(row.ids)))
                 row.ids.extend(ids)
-                row.offsets.extend(part.offsets(found))
-                row.words.extend([number for number, (ids, _) in enumerate(found, word + 1) for _ in ids])
-                word += len(found)
+                row.offsets.extend(part.offsets(counts, lengths))
+                row.words.extend(chain.from_iterable(map(repeat, range(word + 1, word + 1 + len(counts)), counts)))
+                word += len(counts)
             rows.append(row)
         return rows
 
@@ -292,17 +293,23 @@ class _Stretch(NamedTuple):
             words = [WORD_START + word for word in text.split()]
         return cls(words, original, normalized, *between, base)
 
-    def offsets(self, pieces: list[Pieces]) -> list[Offsets]:
-        """Where the pieces of its words come from; a "▁" that the text does not have, from the character after it."""
+    def offsets(self, counts: list[int], lengths: list[int]) -> list[Offsets]:
+        """Where the pieces of its words come from; a "▁" that the text does not have, from the character after it.
+
+        Args:
+            counts: how many pieces each word has.
+            lengths: how many characters each piece has.
+        """
         text, starts, ends = self.normalized
+        located: list[Offsets] = []
         if self._is_single_spaced():
-            located = _consecutive_offsets(self.start - 1, pieces)
+            located = _consecutive_offsets(self.start - 1, counts, lengths)
         else:
-            located = []
-            for found, (_, lengths) in zip(WORD.finditer(text, self.start, self.end), pieces, strict=True):
+            left = iter(lengths)
+            for found, count in zip(WORD.finditer(text, self.start, self.end), counts, strict=True):
                 start = found.start()
                 end = start if text[start] == WORD_START else start - 1
-                for length in lengths:
+                for length in islice(left, count):
                     end += length
                     located.append((start, end if end > start else start + 1))
                     start = end
@@ -310,34 +317,30 @@ class _Stretch(NamedTuple):
             return located if self.base == 0 else [(start + self.base, end + self.base) for start, end in located]
         return [(starts[start] + self.base, ends[end - 1] + self.base) for start, end in located]
 
+    def unknown(self, ids: list[int], lengths: list[int], first: int) -> dict[int, str]:
+        """What the unknown pieces are, by their places, of which the first piece's is given."""
+        text = "".join(self.words)
+        pieces = enumerate(zip(ids, lengths, accumulate(lengths), strict=True), first)
+        return {place: text[end - length : end] for place, (token_id, length, end) in pieces if token_id == UNK_ID}
+
     def _is_single_spaced(self) -> bool:
         """Whether one character stands between any two words and none around them, so that it may be the "▁"."""
         characters = self.end - self.start + 1
         return sum(map(len, self.words)) == characters and WORD_START not in self.normalized.text
 
-    def unknown(self, pieces: list[Pieces], first: int) -> dict[int, str]:
-        """What the unknown pieces are, by their places, of which the first piece's is given."""
-        unknown = {}
-        for word, (ids, lengths) in zip(self.words, pieces, strict=True):
-            for place, (token_id, end) in enumerate(zip(ids, accumulate(lengths), strict=True)):
-                if token_id == UNK_ID:
-                    unknown[first + place] = word[end - lengths[place] : end]
-            first += len(ids)
-        return unknown
 
-
-def _consecutive_offsets(start: int, pieces: list[Pieces]) -> list[Offsets]:
+def _consecutive_offsets(start: int, counts: list[int], lengths: list[int]) -> list[Offsets]:
     """The offsets of pieces that follow each other, the first word's "▁" being at `start`."""
-    ends = list(accumulate(chain.from_iterable(lengths for _, lengths in pieces), initial=start))
-    starts = ends[:-1]
-    del ends[0]
+    starts = [*accumulate(lengths, initial=start)]
+    ends = starts[1:]
+    del starts[-1]
     first = 0
-    for _, lengths in pieces:
+    for count in counts:
         starts[first] += 1
-        if lengths[0] == 1:
+        if lengths[first] == 1:
             ends[first] += 1
-        first += len(lengths)
-    return list(zip(starts, ends, strict=True))
+        first += count
+    return [*zip(starts, ends, strict=True)]
 
 
 def _found_in_text(added_tokens: AddedTokens, allow_special_tokens: bool) -> AddedTokens:

@@ -54,8 +54,8 @@ class PieceTable(NamedTuple):
     """What is quickly asked of pieces. No lists, which the garbage collector would run through again and again.
 
     Attributes:
-        lengths: characters of each piece.
-        starts_word: 1 for those that start with "▁".
+        lengths: characters of each token, by its id.
+        starts_word: 1 for the pieces that start with "▁", by sentencepiece's ids, as the others.
         scores: logarithms of their probabilities.
         are_ordinary: whether sentencepiece treats them all alike, their scores are logarithms of probabilities, none
             is long, and none has a "▁" but at its start.
@@ -156,7 +156,7 @@ class Vocabulary:
             or any(scores[piece] >= 0 for piece in own)  # 0 is what symbols have that a user has defined
             or any(len(text) > LONGEST_PIECE or text.rfind(WORD_START) > 0 for text in texts)
         )
-        lengths = bytes(min(len(text), LONGEST_PIECE) for text in texts)
+        lengths = bytes(min(len(token), LONGEST_PIECE) for token in self.ids)
         return PieceTable(lengths, bytes(text.startswith(WORD_START) for text in texts), scores, ordinary)
 
     def token(self, token_id: int) -> str:

@@ -6,12 +6,13 @@ for the two best ways: if the better one is ahead by more than rounding can expl
 """
 
 from collections.abc import Iterable
+from itertools import chain, islice
 from typing import Any, cast
 
 from .vocabulary import LEADING_TOKENS, MASK_TOKEN, PIECE_OFFSET, UNK_ID, WORD_START, Vocabulary
 
 LONGEST_CACHED_WORD = 32  # characters; longer ones hardly come again
-MOST_CACHED_WORDS = 2**16
+MOST_CACHED_WORDS = 2**17  # some 30 MB
 CHARACTERS_AT_ONCE = 128  # of several words; the more, the more often the two best ways are close
 LONGEST_WORD = 200  # characters; rounding leaves longer ones doubtful
 # Characters for each that is different. "hahaha..." can be cut in very many ways that are about as good, among which
@@ -20,9 +21,7 @@ MOST_REPETITIVE = 10
 ROUNDING = 2.0**-24  # of a sum in float32, relative
 
 
-# What a word is cut into: token ids, and how many characters of the word each has, of which "▁" is the first.
-# Plain tuples: the garbage collector need not look at them again and again.
-Pieces = tuple[tuple[int, ...], tuple[int, ...]]
+Pieces = tuple[int, ...]  # the token ids of what a word is cut into
 
 
 class WordPieces:
@@ -48,15 +47,33 @@ class WordPieces:
             self._remember(resolved)
         return cast(list[Pieces], found)
 
+    def lengths(self, words: list[str], pieces: list[Pieces]) -> list[int]:
+        """How many characters each piece of words has, one word after the other; the "▁" of a word is one."""
+        lengths = self._vocabulary.piece_table.lengths
+        ids = list(chain.from_iterable(pieces))
+        if UNK_ID not in ids:
+            return [lengths[token_id] for token_id in ids]
+        return [
+            length
+            for word, of_word in zip(words, pieces, strict=True)
+            for length in (
+                [length for _, length in self._path_in_float64(word)]  # the unknown may be any number of characters
+                if UNK_ID in of_word
+                else [lengths[token_id] for token_id in of_word]
+            )
+        ]
+
     def __reduce__(self) -> tuple[Any, ...]:
         return WordPieces, (self._vocabulary, self._spells_special_tokens)
 
     def _remember(self, resolved: dict[str, Pieces]) -> None:
         short = {word: pieces for word, pieces in resolved.items() if len(word) <= LONGEST_CACHED_WORD}
-        if len(self._cache) + len(short) > MOST_CACHED_WORDS:
-            self._cache = {}  # a new one: another thread may be reading the old one
-        if len(short) <= MOST_CACHED_WORDS:
-            self._cache.update(short)
+        cache = self._cache
+        if len(cache) + len(short) > MOST_CACHED_WORDS:  # the older half goes, out of a copy: another thread may read
+            cache = dict(islice(cache.copy().items(), len(cache) // 2, None))
+        if len(cache) + len(short) <= MOST_CACHED_WORDS:
+            cache.update(short)
+        self._cache = cache
 
     def _cut(self, words: Iterable[str]) -> dict[str, Pieces]:
         """The pieces of each word."""
@@ -107,17 +124,20 @@ class WordPieces:
         path = paths[0]
         starts = [place for place, piece in enumerate(path) if table.starts_word[piece]]
         ids = tuple([piece + PIECE_OFFSET for piece in path])
-        sizes = tuple([table.lengths[piece] for piece in path])
-        return [(ids[start:end], sizes[start:end]) for start, end in zip(starts, [*starts[1:], len(path)], strict=True)]
+        return [ids[start:end] for start, end in zip(starts, [*starts[1:], len(path)], strict=True)]
 
     def _cut_in_float64(self, word: str) -> Pieces:
+        return tuple(token_id for token_id, _ in self._path_in_float64(word))
+
+    def _path_in_float64(self, word: str) -> list[tuple[int, int]]:
+        """The token id of each piece of a word, and how many characters it has."""
         if not self._spells_special_tokens and _has_special_token(word):
             path = self._vocabulary.unigram("sentencepiece").best_path(word)
-            ids = (node.piece_id + PIECE_OFFSET if node.piece_id else UNK_ID for node in path)
+            ids = [node.piece_id + PIECE_OFFSET if node.piece_id else UNK_ID for node in path]
         else:
             path = self._vocabulary.unigram("huggingface").best_path(word)
-            ids = (node.piece_id for node in path)
-        return tuple(ids), tuple(node.end - node.start for node in path)
+            ids = [node.piece_id for node in path]
+        return [(token_id, node.end - node.start) for token_id, node in zip(ids, path, strict=True)]
 
 
 def _has_special_token(word: str) -> bool:

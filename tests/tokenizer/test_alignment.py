@@ -118,7 +118,7 @@ def test_what_is_beyond_a_row_is_nothing(batch):
         for place in (-1, 10**6):
             assert getattr(batch, name)(0, place) is None
             assert getattr(batch, name)(0, 0, 2) is None
-    with pytest.raises(IndexError, match="There is no row 2: the batch has 2"):
+    with pytest.raises(IndexError, match="There is no row 2, as there are 2"):
         batch.char_to_token(2, 0)
 
 
