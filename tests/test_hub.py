@@ -74,8 +74,7 @@ def small_checkpoint(tmp_path_factory: pytest.TempPathFactory, small_vocabulary:
         initializer_range=0.3,
     )
     XLMRobertaForMaskedLM(config, generator=np.random.default_rng(0)).save_pretrained(directory)
-    shutil.copyfile(small_vocabulary, directory / "sentencepiece.bpe.model")
-    (directory / "tokenizer_config.json").write_text('{"tokenizer_class": "XLMRobertaTokenizer"}')
+    XLMRobertaTokenizer(small_vocabulary).save_pretrained(directory)
     for name in ("pytorch_model.bin", "tf_model.h5", "tokenizer.json", "README.md"):
         (directory / name).write_text("not needed")
     return directory
@@ -128,14 +127,22 @@ def test_online_then_offline(hub: HubServer, run: Run, org_name: str, small_chec
     assert answer(run(*command)) == online  # no variable says so, but there is no network
 
 
-def test_only_what_is_needed_is_downloaded(hub: HubServer, run: Run, small_checkpoint: Path, tmp_path: Path) -> None:
-    """Nor is anything asked for that can be known to be of no use; a repository may lack tokenizer_config.json."""
+def test_only_what_is_needed_is_downloaded(
+    hub: HubServer, run: Run, small_checkpoint: Path, small_vocabulary: Path, tmp_path: Path
+) -> None:
+    """Nor is anything asked for that can be known to be of no use.
+
+    A repository may lack tokenizer_config.json; then other files may have added tokens.
+    """
     directory = shutil.copytree(small_checkpoint, tmp_path / "model")
-    (directory / "tokenizer_config.json").unlink()
+    XLMRobertaTokenizer(small_vocabulary).save_pretrained(directory)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        (directory / name).unlink()
     hub.add("org/name", directory)
     answer(run("fill-mask", "--model", "org/name", TEXT))
-    assert hub.downloaded().keys() == NEEDED - {"tokenizer_config.json"}
-    assert {request.file for request in hub.requests} == NEEDED
+    assert hub.downloaded().keys() == {*NEEDED, "tokenizer.json"} - {"tokenizer_config.json"}
+    asked_for = {*NEEDED, "tokenizer.json", "special_tokens_map.json", "added_tokens.json"}
+    assert {request.file for request in hub.requests} == asked_for
 
 
 def test_shards_of_another_revision(hub: HubServer, run: Run, small_checkpoint: Path, tmp_path: Path) -> None:
