@@ -13,8 +13,24 @@ def small(small_vocabulary) -> XLMRobertaTokenizer:
 
 
 @pytest.fixture(scope="session")
-def small_reference(small_vocabulary):
-    return reference_tokenizer(small_vocabulary)
+def references() -> list:
+    """The reference tokenizers that tests share."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def references_without_settings(references):
+    """A call leaves its truncation and padding in a reference, which saves them."""
+    yield
+    for reference in references:
+        reference.backend_tokenizer.no_truncation()
+        reference.backend_tokenizer.no_padding()
+
+
+@pytest.fixture(scope="session")
+def small_reference(small_vocabulary, references):
+    references.append(reference_tokenizer(small_vocabulary))
+    return references[-1]
 
 
 @pytest.fixture(scope="session")
@@ -23,5 +39,6 @@ def real(real_vocabulary) -> XLMRobertaTokenizer:
 
 
 @pytest.fixture(scope="session")
-def real_reference(real_vocabulary):
-    return reference_tokenizer(real_vocabulary)
+def real_reference(real_vocabulary, references):
+    references.append(reference_tokenizer(real_vocabulary))
+    return references[-1]
