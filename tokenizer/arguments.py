@@ -88,9 +88,9 @@ def _words(words: Any, name: str, position: str) -> list[str]:
     return [checked_text(word, name, f"{position}[{index}]") for index, word in enumerate(words)]
 
 
-def checked_batch(texts: Iterable[Any], name: str, suffix: str = "") -> list[str]:
-    """The texts as a list; see `checked_text`. An error names `name[index]` and `suffix`."""
-    return [checked_text(text, name, f"[{index}]{suffix}") for index, text in enumerate(texts)]
+def checked_batch(texts: Iterable[Any], name: str) -> list[str]:
+    """The texts as a list; see `checked_text`. An error names `name[index]`."""
+    return _TEXT.check_all(texts, name)
 
 
 def checked_text(text: Any, name: str, position: str = "") -> str:

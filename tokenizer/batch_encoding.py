@@ -15,7 +15,7 @@ class BatchEncoding(dict[Any, Any]):
 
     The entries are lists of ids (one text), lists of such lists (a batch), or, with `return_tensors`, int64 arrays of
     shape [B, T]. What a tokenizer returns also knows where its tokens come from; this is worked out when it is first
-    asked for. Under a whole number, `batch[0]`, is a row's `Encoding`, under a slice are the rows of every entry.
+    asked for. Under a whole number, `batch[0]`, is a row's `Encoding`, under a slice is that slice of every entry.
 
     Methods take the number of a row first; without it they mean the first one: `batch.char_to_token(4)` is
     `batch.char_to_token(0, 4)`. They return None where the answer is nothing: a space, a special token, padding.

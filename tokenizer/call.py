@@ -18,19 +18,6 @@ MOST_CELLS_PER_TOKEN = 64  # a large corpus may have more of them, but is not mo
 CALLER = 4  # frames up from where a warning is issued to who called the tokenizer
 
 
-FLAGS = (
-    "add_special_tokens",
-    "is_split_into_words",
-    "return_token_type_ids",
-    "return_attention_mask",
-    "return_overflowing_tokens",
-    "return_special_tokens_mask",
-    "return_offsets_mapping",
-    "return_length",
-    "verbose",
-)
-
-
 class Call(NamedTuple):
     """What a call asks for, besides texts; the tokenizer's own settings stand where it leaves something open.
 
@@ -182,6 +169,9 @@ class Call(NamedTuple):
                 "truncation=True to cut it, and return_overflowing_tokens=True to have the rest in further rows.",
                 stacklevel=CALLER,
             )
+
+
+FLAGS = tuple(name for name, kind in Call.__annotations__.items() if kind is bool)
 
 
 def _check_size(cells: int, tokens: int) -> None:

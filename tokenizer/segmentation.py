@@ -66,8 +66,7 @@ class SentencepieceReading:
 
     def __init__(self, vocabulary: Vocabulary, added_tokens: AddedTokens, allow_special_tokens: bool) -> None:
         self._vocabulary = vocabulary
-        self._added_tokens = _found_in_text(added_tokens, allow_special_tokens)
-        self._finder = TokenFinder(self._added_tokens.by_id)
+        self._finder = TokenFinder(_found_in_text(added_tokens, allow_special_tokens).by_id)
 
     def ids(self, texts: list[str]) -> list[list[int]]:
         """See `Reading`."""
@@ -136,8 +135,7 @@ class HuggingfaceReading:
     def __init__(self, vocabulary: Vocabulary, added_tokens: AddedTokens, allow_special_tokens: bool) -> None:
         self._vocabulary = vocabulary
         self._normalizer = vocabulary.normalizer
-        self._added_tokens = _found_in_text(added_tokens, allow_special_tokens)
-        tokens = self._added_tokens.by_id
+        tokens = _found_in_text(added_tokens, allow_special_tokens).by_id
         self._finder = TokenFinder({i: token for i, token in tokens.items() if not token.normalized})
         normalized = {i: self._normalizer.huggingface(token.content).text for i, token in tokens.items()}
         self._finder_in_normalized = TokenFinder(

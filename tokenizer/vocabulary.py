@@ -145,7 +145,7 @@ class Vocabulary:
         return {token: token_id for token_id, token in enumerate([*LEADING_TOKENS, *pieces, MASK_TOKEN])}
 
     @cached_property
-    def piece_table(self) -> "PieceTable":
+    def piece_table(self) -> PieceTable:
         """What is quickly asked of sentencepiece's pieces, by its ids."""
         every = list(range(len(self.processor)))
         texts = self.processor.id_to_piece(every)

@@ -20,7 +20,6 @@ LONGEST_WORD = 200  # characters; rounding leaves longer ones doubtful
 MOST_REPETITIVE = 10
 ROUNDING = 2.0**-24  # of a sum in float32, relative
 
-
 Pieces = tuple[int, ...]  # the token ids of what a word is cut into
 
 
@@ -96,7 +95,7 @@ class WordPieces:
             return dict(zip(words, pieces, strict=True))
         if len(words) == 1:
             return {words[0]: self._cut_in_float64(words[0])}
-        return {word: pieces for word in words for pieces in self._cut_together([word]).values()}
+        return {word: self._cut_together([word])[word] for word in words}
 
     def _certain_pieces(self, words: list[str]) -> list[Pieces] | None:
         """What sentencepiece cuts words into; None if it would be other text to it, or rounding may have decided.

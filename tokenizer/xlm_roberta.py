@@ -45,10 +45,10 @@ SETTINGS = ("model_max_length", "padding_side", "truncation_side", "normalizatio
 # Settings that code written for the reference passes, and that change nothing here: there is one implementation, and
 # nothing in a checkpoint is ever executed.
 MEANINGLESS_SETTINGS = ("use_fast", "legacy", "trust_remote_code")
-OFF_SETTINGS = ("do_lower_case", "clean_up_tokenization_spaces", "additional_special_tokens", "extra_special_tokens")
 UNLIMITED = 10**20  # the reference writes "no limit" as 1e30, and takes anything above 1e20 for it
 
 OTHER_SPECIAL_NAMES = ("additional_special_tokens", "extra_special_tokens")  # transformers 4 and 5
+OFF_SETTINGS = ("do_lower_case", "clean_up_tokenization_spaces", *OTHER_SPECIAL_NAMES)  # the same, if nothing is on
 
 # What the reference's clean_up_tokenization does, for English.
 SPACED = (" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're")
@@ -131,7 +131,8 @@ class XLMRobertaTokenizer:
             token: access token for a private repository.
             local_files_only: use what is in the cache, without the network.
             subfolder: folder within the directory or repository.
-            **overrides: the constructor's settings, over those of `tokenizer_config.json`.
+            **overrides: the constructor's settings, over those of `tokenizer_config.json`; tokens to add, as
+                `additional_special_tokens`; and arguments of transformers that change nothing, such as `use_fast`.
 
         Raises:
             CheckpointError: there is no vocabulary, it is another model's, or a file is damaged.
@@ -187,6 +188,7 @@ class XLMRobertaTokenizer:
             The files' paths.
 
         Raises:
+            CheckpointError, ValueError: ids of added tokens leave gaps, or a name is none.
             OSError: they cannot be written.
         """
         from .saving import save_tokenizer

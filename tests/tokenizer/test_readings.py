@@ -25,7 +25,7 @@ class Peers(NamedTuple):
 
     sentencepiece: XLMRobertaTokenizer
     huggingface: XLMRobertaTokenizer
-    library: SentencePieceProcessor
+    processor: SentencePieceProcessor
     transformers: Any
 
     @classmethod
@@ -45,7 +45,7 @@ class Peers(NamedTuple):
         batch = self.sentencepiece(texts, add_special_tokens=False, return_offsets_mapping=True)
         for row, text in enumerate(texts):
             ours = zip(batch["input_ids"][row], batch.tokens(row), batch["offset_mapping"][row], strict=True)
-            assert list(ours) == by_the_library(self.library, text), text
+            assert list(ours) == by_the_library(self.processor, text), text
         assert self.sentencepiece(texts, add_special_tokens=False)["input_ids"] == batch["input_ids"]
 
     def check_huggingface(self, texts: list[str], **asked: Any) -> None:
