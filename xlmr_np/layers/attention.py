@@ -125,7 +125,7 @@ def attention_backward(
         xp = array_namespace(d_context)
         parts = [
             _padded_attention_backward(_heads_first(d_context[queries, ...][None, ...]), own, dropout, sentence)
-            for sentence, ((queries, _), own) in enumerate(zip(_slices(mask), cache.sentences, strict=True))
+            for sentence, ((queries, _), own) in enumerate(zip(sentence_slices(mask), cache.sentences, strict=True))
         ]
         return tuple(xp.concat([_heads_first(part[i])[0, ...] for part in parts], axis=0) for i in range(3))
     gradients = _padded_attention_backward(_heads_first(d_context), cache, dropout)
@@ -151,13 +151,11 @@ def _with_bits(dropout: Dropout | None, probabilities: Float[Array, "B H T S"], 
     """The dropout with an array in place of a key (DO.4)."""
     if dropout is None or not isinstance(dropout.keep, Philox | TokenKey):
         return dropout
-    bits = [
-        _bits_of_row(dropout, probabilities[row, ...], first_sentence, row) for row in range(probabilities.shape[0])
-    ]
+    bits = [bits_of_row(dropout, probabilities[row, ...], first_sentence, row) for row in range(probabilities.shape[0])]
     return Dropout(dropout.rate, array_namespace(probabilities).stack(bits, axis=0))
 
 
-def _bits_of_row(
+def bits_of_row(
     dropout: Dropout, probabilities: Float[Array, "H T S"], first_sentence: int, row: int
 ) -> Bool[Array, "H T S"]:
     """The bits of one sentence; with a `TokenKey`, at the places that its tokens have when padding is left out."""
@@ -182,7 +180,7 @@ def _packed_attention_forward(
     """The padded attention, a sentence at a time."""
     xp = array_namespace(query)
     contexts, caches = [query[:0, ...]], []
-    for sentence, (queries, keys) in enumerate(_slices(mask)):
+    for sentence, (queries, keys) in enumerate(sentence_slices(mask)):
         own_query, own_key, own_value = (
             _heads_first(rows[None, ...]) for rows in (query[queries, ...], key[keys, ...], value[keys, ...])
         )
@@ -193,7 +191,7 @@ def _packed_attention_forward(
     return xp.concat(contexts, axis=0), PackedAttentionCache(tuple(caches))
 
 
-def _slices(mask: PackedMask) -> Iterator[tuple[slice, slice]]:
+def sentence_slices(mask: PackedMask) -> Iterator[tuple[slice, slice]]:
     """For each sentence, where its queries and its keys lie."""
 
     def span(spans: Spans, sentence: int) -> slice:

@@ -95,18 +95,29 @@ def embeddings_backward(
     Returns:
         `token` is a `RowSparse` of the rows in `ids` without `pad_id`; the other fields are dense.
     """
-    xp = array_namespace(d_y)
     d_total, d_layer_norm = layer_norm_backward(dropout_backward(d_y, dropout), cache.layer_norm, params.layer_norm)
+    return table_gradients(d_total, ids, token_types, positions, params, pad_id)._replace(layer_norm=d_layer_norm)
+
+
+def table_gradients(
+    d_total: Float[Array, "*batch D"],
+    ids: Int[Array, "*batch"],
+    token_types: Int[Array, "*batch"],
+    positions: Int[Array, "*batch"],
+    params: EmbeddingsParams,
+    pad_id: int | None,
+) -> EmbeddingsParams:
+    """The gradients of the tables (EMB.5 to EMB.8), given that of their sum; the norm is left as it is in `params`."""
+    xp = array_namespace(d_total)
     d_rows = at_least_float32(xp.reshape(d_total, (-1, d_total.shape[-1])))
     token_index, d_token_rows = _without(pad_id, xp.reshape(ids, (-1,)), d_rows)
     position_index, d_position_rows = _without(pad_id, xp.reshape(positions, (-1,)), d_rows)
     touched = xp.sort(xp.unique_values(token_index))
     place = xp.searchsorted(touched, token_index)
-    return EmbeddingsParams(
+    return params._replace(
         token=RowSparse(touched, scatter_add_rows(d_token_rows, place, touched.shape[0]), params.token.shape[0]),
         position=scatter_add_rows(d_position_rows, position_index, params.position.shape[0]),
         token_type=scatter_add_rows(d_rows, xp.reshape(token_types, (-1,)), params.token_type.shape[0]),
-        layer_norm=d_layer_norm,
     )
 
 

@@ -22,6 +22,8 @@ from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
 from xlmr_np.layers.encoder_layer import EncoderSetting
 from xlmr_np.layers.self_attention import LayerDropout
 from xlmr_np.models.pretrained import ATTENTION_LAYOUTS, XLMRobertaPreTrainedModel
+from xlmr_np.ops import Ops
+from xlmr_np.ops.cpu.shards import Shard, cut
 from xlmr_np.ops.reference import REFERENCE
 from xlmr_np.outputs import ModelOutput
 from xlmr_np.row_sparse import RowSparse
@@ -131,23 +133,58 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         selected = _selected_steps(
             self.config.output_hidden_states or False if requested is None else requested, len(params.layers) + 1
         )
-        ops = self.engine.inference
-        if output_attentions:
-            ops = ops._replace(attention=REFERENCE.attention)
-        hidden_states: list[Array | None] = []
         attentions: list[Array] = []
-        steps = encoder_steps(inputs.ids, inputs.token_types, inputs.positions, params, inputs.mask, setting, ops)
-        for step, (x, cache) in enumerate(steps):
-            hidden_states.append(unpack(real_rows(x, inputs), inputs.is_real) if step in selected else None)
-            if output_attentions and step > 0:
-                probabilities = cache.attention.attention.softmax.probabilities
-                is_real_query = array_namespace(x).astype(inputs.is_real, probabilities.dtype)[:, None, :, None]
-                attentions.append(probabilities * is_real_query)
+
+        def run(part: EncoderInputs, ops: Ops) -> list[Array]:
+            """The hidden states that are selected, and the last."""
+            states = []
+            steps = encoder_steps(part.ids, part.token_types, part.positions, params, part.mask, setting, ops)
+            for step, (x, cache) in enumerate(steps):
+                if step in selected:
+                    states.append(x)
+                if output_attentions and step > 0:
+                    probabilities = cache.attention.attention.softmax.probabilities
+                    is_real_query = array_namespace(x).astype(part.is_real, probabilities.dtype)[:, None, :, None]
+                    attentions.append(probabilities * is_real_query)
+            return [*states, x]
+
+        if output_attentions:
+            states = run(inputs, self.engine.inference._replace(attention=REFERENCE.attention))
+        else:
+            states = self._run_in_shards(run, inputs)
+        *hidden_states, last = (real_rows(state, inputs) for state in states)
+        chosen = dict(zip(sorted(selected), hidden_states, strict=True))
         return Encoded(
-            real_rows(x, inputs),
-            tuple(hidden_states) if selected else None,
+            last,
+            tuple(
+                unpack(chosen[step], inputs.is_real) if step in selected else None
+                for step in range(len(params.layers) + 1)
+            )
+            if selected
+            else None,
             tuple(attentions) if output_attentions else None,
         )
+
+    def _run_in_shards(self, run: Callable[[EncoderInputs, Ops], list[Array]], inputs: EncoderInputs) -> list[Array]:
+        """Results by row of all inputs at once; on a CPU, if they are long enough, of some sentences for each thread.
+
+        Half-precision weights are converted for every product anew, and hence once for all sentences.
+        """
+        inference, _, threads, alone = self.engine
+        config, mask = self.config, inputs.mask
+        shards = []
+        if threads is not None and isinstance(mask, PackedMask) and self.dtype.itemsize > 2:
+            token_cost = 2 * config.hidden_size + config.intermediate_size
+            shards = cut(mask, token_cost, threads.number)
+        if not shards:
+            return run(inputs, inference)
+
+        def run_shard(shard: Shard) -> list[Array]:
+            ids, token_types, positions = (each[shard.tokens] for each in inputs[:3])
+            return run(inputs._replace(ids=ids, token_types=token_types, positions=positions, mask=shard.mask), alone)
+
+        parts = threads.run(run_shard, shards)
+        return [array_namespace(part[0]).concat(part, axis=0) for part in zip(*parts, strict=True)]
 
     def _wants_attentions(self, requests: Requests) -> bool:
         requested = requests.get("output_attentions")

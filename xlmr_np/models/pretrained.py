@@ -14,8 +14,8 @@ from xlmr_np.config import CONFIG_FILE, AutoConfig, XLMRobertaConfig
 from xlmr_np.encoder import EncoderParams
 from xlmr_np.inputs import rectangle
 from xlmr_np.layers.activations import check_activation
-from xlmr_np.ops import Ops, without_caches
-from xlmr_np.ops.reference import REFERENCE
+from xlmr_np.ops.engines import engine_for
+from xlmr_np.ops.threads import check_number_of_threads
 from xlmr_np.weights.checkpoint import find_weight_files, read_tensors
 from xlmr_np.weights.initialization import check_size, count_parameters, initial_array
 from xlmr_np.weights.loading import Loaded, LoadReport, load_parameters
@@ -25,18 +25,6 @@ from xlmr_np.weights.specification import Parameter, official_name
 
 logger = logging.getLogger("xlmr_np")
 
-
-class Engine(NamedTuple):
-    """The operations of one kind of device: those of inference make no caches and have no backward pass."""
-
-    inference: Ops
-    training: Ops
-
-
-ENGINES = {
-    "cpu": Engine(without_caches(REFERENCE), REFERENCE),
-    "cuda": Engine(without_caches(REFERENCE), REFERENCE),
-}
 
 # The reference's names for ways to compute attention, and the layout in which the device's engine runs under
 # each of them: "eager" keeps the textbook's padded rectangle, the others spend no work on padding.
@@ -86,6 +74,7 @@ class XLMRobertaPreTrainedModel:
         config: the configuration.
         params: the parameter tree, see `ModelParams`.
         device: "cpu" or "cuda:N".
+        num_threads: how many threads it may use on a CPU; see `set_num_threads`.
         engine: the operations for inference and for training there.
         attn_implementation: see `set_attn_implementation`.
         load_report: what differed between the checkpoint and the model; empty for a new model.
@@ -101,6 +90,7 @@ class XLMRobertaPreTrainedModel:
         generator: np.random.Generator | None = None,
         dtype: Any = "float32",
         device: Any = None,
+        num_threads: int | None = None,
         **head_settings: Any,
     ) -> None:
         """Make a model with random weights.
@@ -110,9 +100,11 @@ class XLMRobertaPreTrainedModel:
             generator: draws the weights; None takes fresh randomness.
             dtype: of the weights.
             device: "cpu", "cuda", "cuda:1" or a number.
+            num_threads: see `set_num_threads`.
             **head_settings: of the class, if it has any.
         """
         check_supported(config)
+        self.num_threads = check_number_of_threads(num_threads)
         generator = as_generator(generator)
         element_type = dtype_from_name(dtype)
         specification = self._specification(config, config.tie_word_embeddings, True, **head_settings)
@@ -153,6 +145,7 @@ class XLMRobertaPreTrainedModel:
         torch_dtype: Any = None,
         device: Any = None,
         device_map: Any = None,
+        num_threads: int | None = None,
         attn_implementation: str | None = None,
         ignore_mismatched_sizes: bool = False,
         output_loading_info: bool = False,
@@ -179,6 +172,7 @@ class XLMRobertaPreTrainedModel:
             torch_dtype: the former name of `dtype`.
             device: "cpu", "cuda", "cuda:1" or the number of a GPU.
             device_map: "auto" means the GPU if there is one; otherwise like `device`.
+            num_threads: see `set_num_threads`.
             attn_implementation: see `set_attn_implementation`.
             ignore_mismatched_sizes: initialise tensors of another shape at random instead of failing.
             output_loading_info: return (model, information) with the names that differed.
@@ -194,6 +188,7 @@ class XLMRobertaPreTrainedModel:
         chosen = torch_dtype if dtype in ("auto", None) else dtype
         element_type = None if chosen in ("auto", None) else dtype_from_name(chosen)
         device_name = resolve_device(device, device_map)
+        number_of_threads = check_number_of_threads(num_threads)
         location = {
             "cache_dir": cache_dir,
             "revision": revision,
@@ -232,6 +227,7 @@ class XLMRobertaPreTrainedModel:
         if not loaded.report.is_as_expected:
             logger.warning("%s from %s differs from the checkpoint:\n%s", cls.__name__, source, loaded.report)
         model = cls.__new__(cls)
+        model.num_threads = number_of_threads
         model._assemble(config, loaded, device_name, attn_implementation)
         if output_loading_info:
             report = loaded.report
@@ -252,8 +248,19 @@ class XLMRobertaPreTrainedModel:
         """Move the parameters to "cpu", "cuda", "cuda:1" or the GPU of that number; returns the model itself."""
         self.device = resolve_device(device)
         self.params = trees.map_leaves(lambda leaf: to_device(leaf, self.device), self.params)
-        self.engine = ENGINES[self.device.split(":")[0]]
+        self.engine = engine_for(self.device, self.num_threads)
         return self
+
+    def set_num_threads(self, number: int | None) -> None:
+        """Use so many threads on a CPU; None uses as many as BLAS would (OMP_NUM_THREADS, or all processors).
+
+        The threads are the process's: models that run at the same time share them.
+
+        Raises:
+            TypeError, ValueError: the number is not a positive integer.
+        """
+        self.num_threads = check_number_of_threads(number)
+        self.engine = engine_for(self.device, self.num_threads)
 
     def eval(self) -> Self:
         """The model itself: a call never drops anything, so that code written for torch runs unchanged."""

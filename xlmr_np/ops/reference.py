@@ -152,26 +152,26 @@ def vocabulary_top_k_forward(x: Float[Array, "N D"], params: LinearParams, k: in
 
     def best_of(rows: slice) -> TopK:
         logits = _chunk_logits(x, params, rows)
-        among, places = _largest(logits, min(k, logits.shape[1]))
+        among, places = largest(logits, min(k, logits.shape[1]))
         return TopK(among, places + rows.start, _log_sum_exp(logits))
 
     first, *others = _chunks(params)
     best = best_of(first)
     for rows in others:
-        best = _merge(best, best_of(rows), k)
+        best = merge_top_k(best, best_of(rows), k)
     return best, None
 
 
-def _merge(first: TopK, second: TopK, k: int) -> TopK:
+def merge_top_k(first: TopK, second: TopK, k: int) -> TopK:
     """The best k of two parts of a vocabulary, the first of which has the smaller ids."""
     xp = array_namespace(first.logits)
     logits = xp.concat([first.logits, second.logits], axis=1)
-    best, places = _largest(logits, min(k, logits.shape[1]))
+    best, places = largest(logits, min(k, logits.shape[1]))
     ids = xp.take_along_axis(xp.concat([first.ids, second.ids], axis=1), places, axis=1)
     return TopK(best, ids, xp.logaddexp(first.log_sum_exp, second.log_sum_exp))
 
 
-def _largest(logits: Float[Array, "N V"], k: int) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
+def largest(logits: Float[Array, "N V"], k: int) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
     """The k largest of each row in falling order, and where they stand; of equal ones the first comes first.
 
     A few rounds of argmax are quicker than sorting: for 250,002 logits and k = 5, 1 ms against 70 ms a row.
@@ -190,7 +190,7 @@ def _largest(logits: Float[Array, "N V"], k: int) -> tuple[Float[Array, "N k"], 
 
 
 def _sorted(logits: Float[Array, "N V"], k: int) -> tuple[Float[Array, "N k"], Int[Array, "N k"]]:
-    """As `_largest`, by sorting each row."""
+    """As `largest`, by sorting each row."""
     xp = array_namespace(logits)
     places = xp.argsort(logits, axis=1, descending=True, stable=True)[:, :k]
     return xp.take_along_axis(logits, places, axis=1), places

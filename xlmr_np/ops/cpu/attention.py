@@ -1,0 +1,222 @@
+"""Attention a sentence and a few heads at a time, so that the scores stay in cache.
+
+Queries, keys and values are seen as [H, W, N] here: with features before tokens in memory, each of the products is
+one BLAS call a head, without copies.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from xlmr_np.arrays import Array
+from xlmr_np.layers.attention import Mask, PackedMask, bits_of_row, sentence_slices
+from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
+from xlmr_np.ops.cpu.memory import scratch
+from xlmr_np.ops.cpu.norms import drop
+from xlmr_np.ops.threads import Threads
+
+SCORES = 131072  # how many scores exist at a time: with float32, half a megabyte
+
+
+class AttentionCache(NamedTuple):
+    """The arguments and the result, and for each query the logarithm of the sum of its exponentiated scores.
+
+    The probabilities, of which there are as many as pairs of tokens, are computed again (Dao et al. 2022,
+    arXiv:2205.14135, section 3.1).
+    """
+
+    query: Float[Array, "*batch H W"]
+    key: Float[Array, "*keys H W"]
+    value: Float[Array, "*keys H W"]
+    context: Float[Array, "*batch H W"]
+    log_sum_exp: Float[Array, "H N"]
+
+
+class Sentence(NamedTuple):
+    """Where the queries and the keys of one sentence lie, what is hidden from whom, and what is dropped."""
+
+    queries: slice
+    keys: slice
+    hidden: Bool[Array, "#H #T #S"] | None
+    dropped: Bool[Array, "H T S"] | None
+
+
+def attention_forward(
+    threads: Threads,
+    with_cache: bool,
+    query: Float[Array, "*batch H W"],
+    key: Float[Array, "*keys H W"],
+    value: Float[Array, "*keys H W"],
+    mask: Mask,
+    dropout: Dropout | None = None,
+) -> tuple[Float[Array, "*batch H W"], AttentionCache | None]:
+    """The context, as `layers.attention.attention_forward` defines it."""
+    sentences = _sentences(query.shape, key.shape, mask, dropout, threads)
+    own_query, own_key, own_value = (_tokens_last(each) for each in (query, key, value))
+    heads, _, tokens = own_query.shape
+    context = np.empty(own_query.shape, query.dtype)
+    log_sum_exp = np.zeros((heads, tokens), query.dtype) if with_cache else None
+
+    def part(own_heads: slice) -> None:
+        for sentence in sentences:
+            for some, queries in _blocks(sentence, own_heads):
+                keys = own_key[some, :, sentence.keys]
+                scores = _scores(own_query[some, :, queries], keys)
+                hidden = _part_of(sentence.hidden, some, queries, sentence)
+                largest = _hide_and_find_largest(scores, hidden)
+                scores -= largest
+                np.exp(scores, out=scores)
+                total = scores @ np.ones(scores.shape[2], scores.dtype)
+                total[total == 0] = 1  # of a query that sees nothing
+                if log_sum_exp is not None:
+                    log_sum_exp[some, queries] = largest[..., 0] + np.log(total)
+                if sentence.dropped is not None:
+                    drop(scores, _part_of(sentence.dropped, some, queries, sentence), dropout.rate)
+                own_context = context[some, :, queries]
+                np.matmul(own_value[some, :, sentence.keys], scores.transpose(0, 2, 1), out=own_context)
+                own_context /= total[:, None, :]
+
+    threads.run(part, threads.ranges(heads))
+    y = _tokens_first(context, query.shape)
+    return y, None if log_sum_exp is None else AttentionCache(query, key, value, y, log_sum_exp)
+
+
+def attention_backward(
+    threads: Threads,
+    d_context: Float[Array, "*batch H W"],
+    cache: AttentionCache,
+    mask: Mask,
+    dropout: Dropout | None = None,
+) -> tuple[Float[Array, "*batch H W"], Float[Array, "*keys H W"], Float[Array, "*keys H W"]]:
+    """The gradients of query, key and value (ATT.5 to ATT.9), on probabilities computed again."""
+    sentences = _sentences(cache.query.shape, cache.key.shape, mask, dropout, threads)
+    query, key, value, context, own_d_context = (_tokens_last(each) for each in (*cache[:4], d_context))
+    d_query, d_key, d_value = (np.zeros(each.shape, d_context.dtype) for each in (query, key, value))
+    scale = d_context.dtype.type(query.shape[1] ** -0.5)
+
+    def part(own_heads: slice) -> None:
+        for sentence in sentences:
+            for head in range(own_heads.start, own_heads.stop):
+                own = slice(head, head + 1), slice(None), sentence.queries
+                own_keys = slice(head, head + 1), slice(None), sentence.keys
+                probabilities = _scores(query[own], key[own_keys])
+                hidden = _part_of(sentence.hidden, own[0], sentence.queries, sentence)
+                if hidden is not None:
+                    np.copyto(probabilities, -np.inf, where=hidden)
+                probabilities -= cache.log_sum_exp[own[0], sentence.queries][..., None]
+                np.exp(probabilities, out=probabilities)
+                d_scores = scratch("d_scores", probabilities.shape, probabilities.dtype)
+                np.matmul(own_d_context[own].transpose(0, 2, 1), value[own_keys], out=d_scores)
+                weights = probabilities
+                if sentence.dropped is not None:
+                    weights = scratch("weights", probabilities.shape, probabilities.dtype)
+                    np.copyto(weights, probabilities)
+                    drop(weights, sentence.dropped[own[0]], dropout.rate)
+                    drop(d_scores, sentence.dropped[own[0]], dropout.rate)
+                np.matmul(own_d_context[own], weights, out=d_value[own_keys])
+                d_scores -= np.add.reduce(own_d_context[own] * context[own], axis=1)[..., None]
+                d_scores *= probabilities
+                d_scores *= scale
+                np.matmul(key[own_keys], d_scores.transpose(0, 2, 1), out=d_query[own])
+                np.matmul(query[own], d_scores, out=d_key[own_keys])
+
+    threads.run(part, threads.ranges(query.shape[0]))
+    return tuple(
+        _tokens_first(gradient, like.shape) for gradient, like in zip((d_query, d_key, d_value), cache[:3], strict=True)
+    )
+
+
+def _tokens_last(x: Float[Array, "*batch H W"]) -> Float[Array, "H W N"]:
+    """[..., H, W] as [H, W, N]; a view, for every order of memory that the engine makes."""
+    return x.reshape(-1, *x.shape[-2:]).transpose(1, 2, 0)
+
+
+def _tokens_first(x: Float[Array, "H W N"], shape: tuple[int, ...]) -> Float[Array, "*batch H W"]:
+    """The same numbers in their shape outside."""
+    return x.transpose(2, 0, 1).reshape(shape)
+
+
+def _sentences(
+    query_shape: tuple[int, ...], key_shape: tuple[int, ...], mask: Mask, dropout: Dropout | None, threads: Threads
+) -> list[Sentence]:
+    """The sentences that have queries; in the padded layout, the rows of the rectangle."""
+    heads = query_shape[-2]
+    if isinstance(mask, PackedMask):
+        places = list(sentence_slices(mask))
+    else:
+        places = [
+            tuple(slice(row * length, (row + 1) * length) for length in (query_shape[1], key_shape[1]))
+            for row in range(query_shape[0])
+        ]
+
+    def sentence(row: int) -> Sentence:
+        queries, keys = places[row]
+        size = queries.stop - queries.start, keys.stop - keys.start
+        hidden = None
+        if isinstance(mask, PackedMask):
+            if mask.is_causal:
+                hidden = ~np.tri(*size, size[1] - size[0], dtype=bool)[None]
+        elif mask.is_visible is not None:
+            hidden = ~mask.is_visible[row if len(mask.is_visible) > 1 else 0]
+        return Sentence(queries, keys, hidden, _dropped(dropout, row, (heads, *size), isinstance(mask, PackedMask)))
+
+    rows = [row for row, (queries, _) in enumerate(places) if queries.start < queries.stop]
+    if dropout is None:
+        return [sentence(row) for row in rows]
+    return threads.run(sentence, rows)
+
+
+def _dropped(
+    dropout: Dropout | None, row: int, shape: tuple[int, int, int], is_packed: bool
+) -> Bool[Array, "H T S"] | None:
+    """Where the dropout sets zeros in one sentence; None where it drops nothing."""
+    if dropout is None:
+        return None
+    if isinstance(dropout.keep, Philox | TokenKey):
+        return ~bits_of_row(dropout, np.broadcast_to(np.float32(0), shape), 0, row)
+    return ~np.broadcast_to(dropout.keep[0 if is_packed or len(dropout.keep) == 1 else row], shape)
+
+
+def _blocks(sentence: Sentence, heads: slice) -> Iterator[tuple[slice, slice]]:
+    """Heads, and where their queries lie, that have about `SCORES` scores together."""
+    first, last = sentence.queries.start, sentence.queries.stop
+    keys = max(1, sentence.keys.stop - sentence.keys.start)
+    some = max(1, SCORES // ((last - first) * keys))
+    step = last - first if some > 1 else max(1, SCORES // keys)
+    for head in range(heads.start, heads.stop, some):
+        for start in range(first, last, step):
+            yield slice(head, min(head + some, heads.stop)), slice(start, min(start + step, last))
+
+
+def _part_of(
+    array: Bool[Array, "#H #T #S"] | None, heads: slice, queries: slice, sentence: Sentence
+) -> Bool[Array, "#h #t #S"] | None:
+    """What belongs to these heads and queries, of an array that has one entry for all where its axis has length 1."""
+    if array is None:
+        return None
+    first = sentence.queries.start
+    rows = slice(queries.start - first, queries.stop - first) if array.shape[1] > 1 else slice(None)
+    return array[heads if array.shape[0] > 1 else slice(None), rows]
+
+
+def _scores(query: Float[Array, "H W T"], key: Float[Array, "H W S"]) -> Float[Array, "H T S"]:
+    """query · key / √W, in scratch memory."""
+    heads, width, queries = query.shape
+    scaled = scratch("scaled", query.shape, query.dtype)
+    np.multiply(query, query.dtype.type(width**-0.5), out=scaled)
+    scores = scratch("scores", (heads, queries, key.shape[2]), query.dtype)
+    return np.matmul(scaled.transpose(0, 2, 1), key, out=scores)
+
+
+def _hide_and_find_largest(
+    scores: Float[Array, "H T S"], hidden: Bool[Array, "#H #T #S"] | None
+) -> Float[Array, "H T 1"]:
+    """Set what is hidden to -inf; the largest score of each query, or 0 if it sees nothing."""
+    if hidden is not None:
+        np.copyto(scores, -np.inf, where=hidden)
+    largest = np.max(scores, axis=2, keepdims=True, initial=-np.inf)
+    if hidden is not None or scores.shape[2] == 0:
+        largest[largest == -np.inf] = 0
+    return largest

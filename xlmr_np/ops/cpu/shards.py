@@ -1,0 +1,56 @@
+"""Whole sentences, shared out among threads: each of them runs the encoder on its own."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from xlmr_np.layers.attention import PackedMask, Spans
+
+SHARD_TOKENS = 1024  # whose activations a thread has at a time
+FEWEST_TOKENS = 192  # fewer cannot keep a thread's BLAS busy
+SHARING_AN_OPERATION = 1.08  # what it costs more to share out each operation in place of sentences
+
+
+class Shard(NamedTuple):
+    """Some sentences of a packed batch: their tokens, and who sees whom among them."""
+
+    tokens: slice
+    mask: PackedMask
+
+
+def cut(mask: PackedMask, token_cost: int, number_of_threads: int) -> list[Shard]:
+    """Shards of nearly equal cost in order, or none where it is quicker to run all sentences at once.
+
+    Args:
+        mask: of self-attention.
+        token_cost: how many of the units that a token spends on each token it sees, it spends on itself.
+        number_of_threads: that run them.
+    """
+    starts, lengths = (np.asarray(each) for each in mask.query)
+    costs = lengths * (token_cost + lengths)
+    total_tokens, total_cost = int(lengths.sum()), int(costs.sum())
+    if total_cost == 0:
+        return []
+    number = number_of_threads * -(-total_tokens // (number_of_threads * SHARD_TOKENS))
+    middle = np.cumsum(costs) - costs / 2
+    numbers = np.minimum(middle * number // total_cost, number - 1).astype(int)
+    edges = [*np.flatnonzero(np.diff(numbers, prepend=-1)), len(lengths)]
+    groups = [slice(first, last) for first, last in zip(edges, edges[1:], strict=False)]
+    is_short = total_tokens < number_of_threads * FEWEST_TOKENS
+    if is_short or _time(costs, groups, number_of_threads) > SHARING_AN_OPERATION * total_cost / number_of_threads:
+        return []
+    return [_shard(starts[group], lengths[group], mask.is_causal) for group in groups]
+
+
+def _time(costs: np.ndarray, groups: list[slice], number_of_threads: int) -> int:
+    """When the last thread is done, if the threads take the groups in order."""
+    busy_until = [0] * number_of_threads
+    for group in groups:
+        thread = busy_until.index(min(busy_until))
+        busy_until[thread] += int(costs[group].sum())
+    return max(busy_until)
+
+
+def _shard(starts: np.ndarray, lengths: np.ndarray, is_causal: bool) -> Shard:
+    spans = Spans(starts - starts[0], lengths)
+    return Shard(slice(int(starts[0]), int(starts[-1] + lengths[-1])), PackedMask(spans, spans, is_causal))

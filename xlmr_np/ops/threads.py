@@ -1,0 +1,181 @@
+"""The threads of the CPU engine: one BLAS thread each, and never more of them at work than there are to share.
+
+BLAS libraries bring threads of their own, which leave element-wise work to one of them. Here the parts of a task run
+on threads of ours instead, and BLAS is held to one thread meanwhile. That limit belongs to the whole process, so it is
+counted: the first task sets it, the last one to finish takes it back.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import cache
+from queue import SimpleQueue
+from typing import Any
+
+
+class Threads:
+    """So many threads, the caller's own among them, which work on the parts of one task.
+
+    Several callers share the process's threads: whoever finds them busy does its parts alone. How a task is cut into
+    parts never depends on that, so that results do not either.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def run(self, function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
+        """The results of the function for every part, in order; parts are begun in order too.
+
+        An exception of a part is raised when all parts that were begun are done.
+        """
+        results: list[Any] = [None] * len(parts)
+        waiting = deque(enumerate(parts))
+
+        def work() -> None:
+            while waiting:
+                try:
+                    place, part = waiting.popleft()
+                except IndexError:  # another thread was quicker
+                    return
+                results[place] = function(part)
+
+        finished: SimpleQueue[BaseException | None] = SimpleQueue()
+        helpers = _crew.begin(min(self.number, len(parts)) - 1, self.number)
+        try:
+            for _ in range(helpers):
+                _crew.tasks.put((work, finished))
+            work()
+        finally:
+            waiting.clear()
+            errors = [finished.get() for _ in range(helpers)]
+            _crew.end(helpers)
+        for error in errors:
+            if error is not None:
+                raise error
+        return results
+
+    def ranges(self, size: int, smallest: int = 1) -> list[slice]:
+        """The numbers from 0 to `size`, cut into as many nearly equal ranges as there are threads.
+
+        Fewer if they would be shorter than `smallest`, but always one.
+        """
+        number = max(1, min(self.number, size // smallest))
+        edges = [size * part // number for part in range(number + 1)]
+        return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+
+
+class _Alone(Threads):
+    """No threads but the caller's, which works on a part already: BLAS is limited, and there is nobody to ask."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+
+    def run(self, function: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
+        return [function(part) for part in parts]
+
+
+ALONE = _Alone()
+
+
+class _Crew:
+    """The process's helping threads, and the limit on BLAS that holds while any task runs.
+
+    The threads are daemons: they hold nothing that must be put away at exit.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.tasks: SimpleQueue[tuple[Callable[[], None], SimpleQueue[BaseException | None]]] = SimpleQueue()
+        self.started = 0
+        self.running = 0  # tasks, one within another counted too
+        self.lent = 0  # helpers at work
+        self.blas_before: list[int] = []  # the numbers of threads that BLAS had before the first task
+
+    def begin(self, wanted: int, limit: int) -> int:
+        """Begin a task; lend it up to so many helpers, as long as not more than `limit` threads are at work."""
+        with self.lock:
+            if self.running == 0:
+                libraries = _blas_libraries()
+                self.blas_before = [library.get_num_threads() for library in libraries]
+                for library in libraries:
+                    library.set_num_threads(1)
+            self.running += 1
+            helpers = max(0, min(wanted, limit - self.running - self.lent))
+            self.lent += helpers
+            for number in range(self.started, self.lent):
+                threading.Thread(target=self._serve, name=f"xlmr_np_{number}", daemon=True).start()
+                self.started += 1
+            return helpers
+
+    def end(self, helpers: int) -> None:
+        """End a task, and take its helpers back."""
+        with self.lock:
+            self.lent -= helpers
+            self.running -= 1
+            if self.running == 0:
+                for library, number in zip(_blas_libraries(), self.blas_before, strict=True):
+                    library.set_num_threads(number)
+
+    def _serve(self) -> None:
+        while True:
+            work, finished = self.tasks.get()
+            error = None
+            try:
+                work()
+            except BaseException as raised:  # it is the caller's: raised there
+                error = raised
+            del work  # or it would keep its arrays until the next task comes
+            finished.put(error)
+
+
+@cache
+def _blas_libraries() -> list[Any]:
+    """The BLAS libraries of this process whose number of threads can be set: NumPy's own, and others' if loaded."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas").lib_controllers  # type: ignore[no-any-return]
+
+
+def default_number_of_threads() -> int:
+    """As many as BLAS would use, which knows the processors at hand, OMP_NUM_THREADS and its own variables."""
+    with _crew.lock:
+        numbers = _crew.blas_before if _crew.running else [each.get_num_threads() for each in _blas_libraries()]
+    return max(numbers, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+
+
+def check_number_of_threads(number: Any) -> int:
+    """A number of threads that a user asks for; None asks for the default.
+
+    Raises:
+        TypeError, ValueError: it is not a positive integer.
+    """
+    if number is None:
+        return default_number_of_threads()
+    if not isinstance(number, int) or isinstance(number, bool):
+        raise TypeError(f"num_threads must be a positive integer, or None for all processors; it is {number!r}.")
+    if number < 1:
+        raise ValueError(f"num_threads must be at least 1; it is {number}.")
+    return number
+
+
+def small_products_are_fast() -> bool:
+    """Whether BLAS has kernels for small matrix products, as OpenBLAS has for processors with AVX-512."""
+    return any(getattr(library, "architecture", None) in _FAST_ON for library in _blas_libraries())
+
+
+_FAST_ON = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names of the kernels it has chosen
+
+
+def _after_fork() -> None:
+    """In a forked child there are no helpers, and a lock may be held by a thread that is not there."""
+    global _crew
+    if _crew.running > 0:
+        for library, number in zip(_blas_libraries(), _crew.blas_before, strict=True):
+            library.set_num_threads(number)
+    _crew = _Crew()
+
+
+_crew = _Crew()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
