@@ -170,20 +170,21 @@ class EncoderModel(XLMRobertaPreTrainedModel):
 
         Half-precision weights are converted for every product anew, and hence once for all sentences.
         """
-        inference, _, threads, alone = self.engine
-        config, mask = self.config, inputs.mask
-        shards = []
-        if threads is not None and isinstance(mask, PackedMask) and self.dtype.itemsize > 2:
-            token_cost = 2 * config.hidden_size + config.intermediate_size
-            shards = cut(mask, token_cost, threads.number)
+        config, mask, sharding = self.config, inputs.mask, self.engine.sharding
+        if sharding is None or not isinstance(mask, PackedMask) or self.dtype.itemsize == 2:
+            return run(inputs, self.engine.inference)
+        shards = cut(mask, 2 * config.hidden_size + config.intermediate_size, sharding.threads.number)
         if not shards:
-            return run(inputs, inference)
+            return run(inputs, self.engine.inference)
 
         def run_shard(shard: Shard) -> list[Array]:
             ids, token_types, positions = (each[shard.tokens] for each in inputs[:3])
-            return run(inputs._replace(ids=ids, token_types=token_types, positions=positions, mask=shard.mask), alone)
+            return run(
+                inputs._replace(ids=ids, token_types=token_types, positions=positions, mask=shard.mask),
+                sharding.inference,
+            )
 
-        parts = threads.run(run_shard, shards)
+        parts = sharding.threads.run(run_shard, shards)
         return [array_namespace(part[0]).concat(part, axis=0) for part in zip(*parts, strict=True)]
 
     def _wants_attentions(self, requests: Requests) -> bool:

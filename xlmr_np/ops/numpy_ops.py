@@ -23,8 +23,9 @@ from xlmr_np.layers.linear import LinearCache, LinearParams
 from xlmr_np.ops import Op, Ops, without_caches
 from xlmr_np.ops.cpu.activations import activate, activate_and_slope
 from xlmr_np.ops.cpu.attention import attention_backward, attention_forward
+from xlmr_np.ops.cpu.drops import Dropped, drop, dropped_features
 from xlmr_np.ops.cpu.memory import features_first, scratch, tokens_first
-from xlmr_np.ops.cpu.norms import drop, dropped_features, normalize, normalize_backward
+from xlmr_np.ops.cpu.norms import normalize, normalize_backward
 from xlmr_np.ops.cpu.products import linear
 from xlmr_np.ops.cpu.vocabulary import (
     vocabulary_cross_entropy_backward,
@@ -77,16 +78,23 @@ def embed_forward(
 ) -> tuple[Float[Array, "*batch D"], LayerNormCache | None]:
     """See `layers.embeddings.embeddings_forward`; only the rows that are asked for are read."""
     dtype = compute_dtype(params.layer_norm.weight)
-    total = params.token[ids.reshape(-1)].astype(dtype, copy=False)
-    for table, index in ((params.token_type, token_types), (params.position, positions)):
-        total = total + table[index.reshape(-1)].astype(dtype, copy=False)
+
+    def rows(table: Array, index: Int[Array, "*batch"]) -> Float[Array, "N D"]:
+        return table[index.reshape(-1)].astype(dtype, copy=False)
+
+    total = rows(params.token, ids) + rows(params.token_type, token_types)
+    total += rows(params.position, positions)
     y = np.ascontiguousarray(total.T)
     cache = _empty_norm_cache(y) if with_cache else None
     normalize(y, None, params.layer_norm, eps, threads, cache=cache)
     result = tokens_first(y, ids.shape)
-    if dropout is not None:
-        drop(y, dropped_features(dropout, result), dropout.rate)
+    _drop(y, dropped_features(dropout, result))
     return result, cache
+
+
+def _drop(x: Float[Array, "D N"], dropped: Dropped | None) -> None:
+    if dropped is not None:
+        drop(x, *dropped)
 
 
 def embed_backward(
@@ -108,11 +116,10 @@ def embed_backward(
 
 def _undropped(d_y: Float[Array, "*batch D"], dropout: Dropout | None) -> Float[Array, "D N"]:
     """The gradient before the dropout: the same map, on a copy, as arguments are never written to."""
-    own = features_first(d_y)
     if dropout is None:
-        return own
-    d_x = own.copy()
-    drop(d_x, dropped_features(dropout, d_y), dropout.rate)
+        return features_first(d_y)
+    d_x = features_first(d_y).copy()
+    _drop(d_x, dropped_features(dropout, d_y))
     return d_x
 
 
@@ -190,26 +197,27 @@ def add_norm_forward(
     dropout: Dropout | None = None,
 ) -> tuple[Float[Array, "*batch D"], AddNormCache | None]:
     """See `layers.add_norm.add_norm_forward`."""
-    y, norm_cache = _add_norm(threads, with_cache, features_first(x), residual, params, eps, dropout)
+    own_residual = features_first(residual)
+    norm_cache = _empty_norm_cache(own_residual) if with_cache else None
+    y = _add_norm(
+        threads, features_first(x), own_residual, params, eps, dropped_features(dropout, residual), norm_cache
+    )
     return tokens_first(y, residual.shape[:-1]), AddNormCache(x, norm_cache) if norm_cache else None
 
 
 def _add_norm(
     threads: Threads,
-    with_cache: bool,
     x: Float[Array, "in N"],
-    residual: Float[Array, "*batch D"],
+    residual: Float[Array, "D N"],
     params: AddNormParams,
     eps: float,
-    dropout: Dropout | None,
-) -> tuple[Float[Array, "D N"], LayerNormCache | None]:
-    own_residual = features_first(residual)
-    y = np.empty(own_residual.shape, x.dtype)
+    dropped: Dropped | None,
+    cache: LayerNormCache | None,
+) -> Float[Array, "D N"]:
+    y = np.empty_like(residual)
     linear(params.linear, x, y, threads)
-    cache = _empty_norm_cache(y) if with_cache else None
-    rate = 0.0 if dropout is None else dropout.rate
-    normalize(y, own_residual, params.layer_norm, eps, threads, dropped_features(dropout, residual), rate, cache)
-    return y, cache
+    normalize(y, residual, params.layer_norm, eps, threads, dropped, cache)
+    return y
 
 
 def add_norm_backward(
@@ -254,7 +262,8 @@ def feed_forward_forward(
         activate(projected, activation, activated[rows])
 
     linear(params.intermediate, own_x, intermediate, threads, activate_part)
-    y, norm_cache = _add_norm(threads, True, activated, x, params.output, eps, dropout)
+    norm_cache = _empty_norm_cache(own_x)
+    y = _add_norm(threads, activated, own_x, params.output, eps, dropped_features(dropout, x), norm_cache)
     return tokens_first(y, x.shape[:-1]), FeedForwardCache(x, intermediate, norm_cache)
 
 
@@ -279,8 +288,7 @@ def feed_forward_inference(
         hidden = scratch("hidden", (features, block.stop - start), own_x.dtype)
         linear(params.intermediate, own_x[:, block], hidden, threads, activate_part)
         linear(params.output.linear, hidden, y[:, block], threads)
-    rate = 0.0 if dropout is None else dropout.rate
-    normalize(y, own_x, params.output.layer_norm, eps, threads, dropped_features(dropout, x), rate)
+    normalize(y, own_x, params.output.layer_norm, eps, threads, dropped_features(dropout, x))
     return tokens_first(y, x.shape[:-1]), None
 
 

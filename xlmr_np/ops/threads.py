@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import pairwise
 from queue import SimpleQueue
 from typing import Any
 
@@ -62,7 +63,7 @@ class Threads:
         """
         number = max(1, min(self.number, size // smallest))
         edges = [size * part // number for part in range(number + 1)]
-        return [slice(start, stop) for start, stop in zip(edges, edges[1:], strict=False)]
+        return [slice(start, stop) for start, stop in pairwise(edges)]
 
 
 class _Alone(Threads):
@@ -134,7 +135,7 @@ def _blas_libraries() -> list[Any]:
     """The BLAS libraries of this process whose number of threads can be set: NumPy's own, and others' if loaded."""
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController().select(user_api="blas").lib_controllers  # type: ignore[no-any-return]
+    return ThreadpoolController().select(user_api="blas").lib_controllers
 
 
 def default_number_of_threads() -> int:

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from xlmr_np.arrays import Array
 from xlmr_np.layers.attention import Mask, PackedMask, bits_of_row, sentence_slices
 from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
+from xlmr_np.ops.cpu.drops import Dropped, drop
 from xlmr_np.ops.cpu.memory import scratch
-from xlmr_np.ops.cpu.norms import drop
 from xlmr_np.ops.threads import Threads
 
 SCORES = 131072  # how many scores exist at a time: with float32, half a megabyte
@@ -40,7 +40,7 @@ class Sentence(NamedTuple):
     queries: slice
     keys: slice
     hidden: Bool[Array, "#H #T #S"] | None
-    dropped: Bool[Array, "H T S"] | None
+    dropped: Dropped | None
 
 
 def attention_forward(
@@ -73,7 +73,7 @@ def attention_forward(
                 if log_sum_exp is not None:
                     log_sum_exp[some, queries] = largest[..., 0] + np.log(total)
                 if sentence.dropped is not None:
-                    drop(scores, _part_of(sentence.dropped, some, queries, sentence), dropout.rate)
+                    drop(scores, _part_of(sentence.dropped.at, some, queries, sentence), sentence.dropped.rate)
                 own_context = context[some, :, queries]
                 np.matmul(own_value[some, :, sentence.keys], scores.transpose(0, 2, 1), out=own_context)
                 own_context /= total[:, None, :]
@@ -113,8 +113,8 @@ def attention_backward(
                 if sentence.dropped is not None:
                     weights = scratch("weights", probabilities.shape, probabilities.dtype)
                     np.copyto(weights, probabilities)
-                    drop(weights, sentence.dropped[own[0]], dropout.rate)
-                    drop(d_scores, sentence.dropped[own[0]], dropout.rate)
+                    for each in (weights, d_scores):
+                        drop(each, sentence.dropped.at[own[0]], sentence.dropped.rate)
                 np.matmul(own_d_context[own], weights, out=d_value[own_keys])
                 d_scores -= np.add.reduce(own_d_context[own] * context[own], axis=1)[..., None]
                 d_scores *= probabilities
@@ -146,8 +146,9 @@ def _sentences(
     if isinstance(mask, PackedMask):
         places = list(sentence_slices(mask))
     else:
+        length, keys_length = query_shape[1], key_shape[1]
         places = [
-            tuple(slice(row * length, (row + 1) * length) for length in (query_shape[1], key_shape[1]))
+            (slice(row * length, (row + 1) * length), slice(row * keys_length, (row + 1) * keys_length))
             for row in range(query_shape[0])
         ]
 
@@ -168,15 +169,15 @@ def _sentences(
     return threads.run(sentence, rows)
 
 
-def _dropped(
-    dropout: Dropout | None, row: int, shape: tuple[int, int, int], is_packed: bool
-) -> Bool[Array, "H T S"] | None:
-    """Where the dropout sets zeros in one sentence; None where it drops nothing."""
+def _dropped(dropout: Dropout | None, row: int, shape: tuple[int, int, int], is_packed: bool) -> Dropped | None:
+    """What the dropout drops of the probabilities [H, T, S] of one sentence."""
     if dropout is None:
         return None
     if isinstance(dropout.keep, Philox | TokenKey):
-        return ~bits_of_row(dropout, np.broadcast_to(np.float32(0), shape), 0, row)
-    return ~np.broadcast_to(dropout.keep[0 if is_packed or len(dropout.keep) == 1 else row], shape)
+        keep = bits_of_row(dropout, np.broadcast_to(np.float32(0), shape), 0, row)
+    else:
+        keep = np.broadcast_to(dropout.keep[0 if is_packed or len(dropout.keep) == 1 else row], shape)
+    return Dropped(~keep, dropout.rate)
 
 
 def _blocks(sentence: Sentence, heads: slice) -> Iterator[tuple[slice, slice]]:

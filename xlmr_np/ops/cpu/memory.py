@@ -10,7 +10,15 @@ from xlmr_np.arrays import Array
 
 BLOCK = 32768  # elements that element-wise steps take at a time, so that they and two temporaries stay in cache
 
-_own = threading.local()
+
+class _Own(threading.local):
+    """The buffers of each thread, by name and element type."""
+
+    def __init__(self) -> None:
+        self.buffers: dict[tuple[str, np.dtype], Array] = {}
+
+
+_own = _Own()
 
 
 def features_first(x: Float[Array, "*batch D"]) -> Float[Array, "D N"]:
@@ -30,8 +38,7 @@ def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     Ask for sizes that do not grow with the number of tokens: the memory is kept.
     """
     size = math.prod(shape)
-    store = _own.__dict__
-    buffer = store.get((name, dtype))
+    buffer = _own.buffers.get((name, dtype))
     if buffer is None or buffer.size < size:
-        buffer = store[name, dtype] = np.empty(size, dtype)
+        buffer = _own.buffers[name, dtype] = np.empty(size, dtype)
     return buffer[:size].reshape(shape)

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from xlmr_np.arrays import Array
-from xlmr_np.layers.dropout import Dropout, TokenKey, dropout_forward, token_keep
 from xlmr_np.layers.layer_norm import LayerNormCache, LayerNormParams
+from xlmr_np.ops.cpu.drops import Dropped, drop
 from xlmr_np.ops.cpu.memory import BLOCK, scratch
 from xlmr_np.ops.threads import Threads
 
@@ -27,8 +27,7 @@ def normalize(
     params: LayerNormParams,
     eps: float,
     threads: Threads,
-    dropped: Bool[Array, "D N"] | None = None,
-    rate: float = 0.0,
+    dropped: Dropped | None = None,
     cache: LayerNormCache | None = None,
 ) -> None:
     """x becomes layer_norm(drop(x) + residual); a cache, if there is one, is filled (its arrays are [D, N] and [N])."""
@@ -40,7 +39,7 @@ def normalize(
         for block in _blocks(tokens, len(x)):
             y = x[:, block]
             if dropped is not None:
-                drop(y, dropped[:, block], rate)
+                drop(y, dropped.at[:, block], dropped.rate)
             if residual is not None:
                 y += residual[:, block]
             y -= np.add.reduce(y, axis=0) / features
@@ -87,19 +86,3 @@ def normalize_backward(
         np.add(first.weight, other.weight, out=first.weight)
         np.add(first.bias, other.bias, out=first.bias)
     return d_x, first
-
-
-def dropped_features(dropout: Dropout | None, x: Float[Array, "*batch D"]) -> Bool[Array, "D N"] | None:
-    """Where a token-wise dropout of an array shaped like x sets zeros; None where it drops nothing."""
-    if dropout is None:
-        return None
-    keep = dropout.keep
-    bits = token_keep(keep, dropout.rate, x) if isinstance(keep, TokenKey) else keep
-    return ~np.ascontiguousarray(bits.reshape(-1, x.shape[-1]).T)
-
-
-def drop(x: Float[Array, "..."], dropped: Bool[Array, "..."], rate: float) -> None:
-    """Zero what is dropped, and divide the rest by 1 - rate, in place."""
-    np.copyto(x, 0, where=dropped)
-    if rate < 1.0:
-        x /= x.dtype.type(1.0 - rate)

@@ -1,5 +1,6 @@
 """Whole sentences, shared out among threads: each of them runs the encoder on its own."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -35,7 +36,7 @@ def cut(mask: PackedMask, token_cost: int, number_of_threads: int) -> list[Shard
     middle = np.cumsum(costs) - costs / 2
     numbers = np.minimum(middle * number // total_cost, number - 1).astype(int)
     edges = [*np.flatnonzero(np.diff(numbers, prepend=-1)), len(lengths)]
-    groups = [slice(first, last) for first, last in zip(edges, edges[1:], strict=False)]
+    groups = [slice(first, last) for first, last in pairwise(edges)]
     is_short = total_tokens < number_of_threads * FEWEST_TOKENS
     if is_short or _time(costs, groups, number_of_threads) > SHARING_AN_OPERATION * total_cost / number_of_threads:
         return []
