@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON object a line")
     parser.add_argument("--batch-size", type=int, default=8, help="texts run together (default: 8)")
     parser.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, cuda:N or N (default: cpu)")
+    parser.add_argument("--threads", type=int, help="threads to use on a CPU (default: all processors)")
     parser.add_argument("--dtype", default="auto", help="element type of the weights (default: as stored)")
     add_source_arguments(parser)
     add_variant_argument(parser)
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace) -> None:
             model_kwargs={"variant": options.variant},
             device=options.device,
             dtype=options.dtype,
+            num_threads=options.threads,
             top_k=options.top_k,
             targets=targets,
             batch_size=1 if is_typed else options.batch_size,  # each typed line is answered at once

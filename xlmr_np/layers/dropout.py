@@ -6,6 +6,9 @@ from jaxtyping import Bool, Float, Int
 
 from xlmr_np.arrays import Array, array_namespace
 
+PHILOX_FACTORS = 0xD2511F53, 0xCD9E8D57  # what each round multiplies the counter's words 0 and 2 with
+PHILOX_WEYL = 0x9E3779B9, 0xBB67AE85  # what it adds to the key
+
 
 class Philox(NamedTuple):
     """A key of the counter-based generator Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405).
@@ -119,10 +122,10 @@ def philox_block(counter: tuple[Int[Array, "..."], ...], key: Philox) -> tuple[I
     c0, c1, c2, c3 = counter
     low, high = key
     for _ in range(10):
-        high0, low0 = _multiply_32_bits(c0, 0xD2511F53)
-        high1, low1 = _multiply_32_bits(c2, 0xCD9E8D57)
+        high0, low0 = _multiply_32_bits(c0, PHILOX_FACTORS[0])
+        high1, low1 = _multiply_32_bits(c2, PHILOX_FACTORS[1])
         c0, c1, c2, c3 = high1 ^ c1 ^ low, low1, high0 ^ c3 ^ high, low0
-        low, high = (low + 0x9E3779B9) & 0xFFFFFFFF, (high + 0xBB67AE85) & 0xFFFFFFFF
+        low, high = (low + PHILOX_WEYL[0]) & 0xFFFFFFFF, (high + PHILOX_WEYL[1]) & 0xFFFFFFFF
     return c0, c1, c2, c3
 
 

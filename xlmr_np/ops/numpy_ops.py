@@ -88,7 +88,7 @@ def embed_forward(
     cache = _empty_norm_cache(y) if with_cache else None
     normalize(y, None, params.layer_norm, eps, threads, cache=cache)
     result = tokens_first(y, ids.shape)
-    _drop(y, dropped_features(dropout, result))
+    _drop(y, dropped_features(dropout, result, threads))
     return result, cache
 
 
@@ -109,17 +109,17 @@ def embed_backward(
     dropout: Dropout | None = None,
 ) -> EmbeddingsParams:
     """See `layers.embeddings.embeddings_backward`."""
-    d_total, d_layer_norm = normalize_backward(_undropped(d_y, dropout), cache, params.layer_norm, threads)
+    d_total, d_layer_norm = normalize_backward(_undropped(d_y, dropout, threads), cache, params.layer_norm, threads)
     d_tables = table_gradients(tokens_first(d_total, d_y.shape[:-1]), ids, token_types, positions, params, pad_id)
     return d_tables._replace(layer_norm=d_layer_norm)
 
 
-def _undropped(d_y: Float[Array, "*batch D"], dropout: Dropout | None) -> Float[Array, "D N"]:
+def _undropped(d_y: Float[Array, "*batch D"], dropout: Dropout | None, threads: Threads) -> Float[Array, "D N"]:
     """The gradient before the dropout: the same map, on a copy, as arguments are never written to."""
     if dropout is None:
         return features_first(d_y)
     d_x = features_first(d_y).copy()
-    _drop(d_x, dropped_features(dropout, d_y))
+    _drop(d_x, dropped_features(dropout, d_y, threads))
     return d_x
 
 
@@ -200,7 +200,7 @@ def add_norm_forward(
     own_residual = features_first(residual)
     norm_cache = _empty_norm_cache(own_residual) if with_cache else None
     y = _add_norm(
-        threads, features_first(x), own_residual, params, eps, dropped_features(dropout, residual), norm_cache
+        threads, features_first(x), own_residual, params, eps, dropped_features(dropout, residual, threads), norm_cache
     )
     return tokens_first(y, residual.shape[:-1]), AddNormCache(x, norm_cache) if norm_cache else None
 
@@ -230,7 +230,7 @@ def add_norm_backward(
 ) -> tuple[Float[Array, "*batch in"], Float[Array, "*batch D"], AddNormParams]:
     """See `layers.add_norm.add_norm_backward`."""
     d_residual, d_layer_norm = normalize_backward(features_first(d_y), cache.layer_norm, params.layer_norm, threads)
-    d_branch = _undropped(tokens_first(d_residual, d_y.shape[:-1]), dropout)
+    d_branch = _undropped(tokens_first(d_residual, d_y.shape[:-1]), dropout, threads)
     x = features_first(cache.x)
     d_x = np.empty_like(x)
     _input_gradient([d_branch], (params.linear,), d_x, threads)
@@ -263,7 +263,7 @@ def feed_forward_forward(
 
     linear(params.intermediate, own_x, intermediate, threads, activate_part)
     norm_cache = _empty_norm_cache(own_x)
-    y = _add_norm(threads, activated, own_x, params.output, eps, dropped_features(dropout, x), norm_cache)
+    y = _add_norm(threads, activated, own_x, params.output, eps, dropped_features(dropout, x, threads), norm_cache)
     return tokens_first(y, x.shape[:-1]), FeedForwardCache(x, intermediate, norm_cache)
 
 
@@ -288,7 +288,7 @@ def feed_forward_inference(
         hidden = scratch("hidden", (features, block.stop - start), own_x.dtype)
         linear(params.intermediate, own_x[:, block], hidden, threads, activate_part)
         linear(params.output.linear, hidden, y[:, block], threads)
-    normalize(y, own_x, params.output.layer_norm, eps, threads, dropped_features(dropout, x))
+    normalize(y, own_x, params.output.layer_norm, eps, threads, dropped_features(dropout, x, threads))
     return tokens_first(y, x.shape[:-1]), None
 
 
@@ -306,7 +306,7 @@ def feed_forward_backward(
     d_residual, d_layer_norm = normalize_backward(
         features_first(d_y), cache.layer_norm, params.output.layer_norm, threads
     )
-    d_branch = _undropped(tokens_first(d_residual, d_y.shape[:-1]), dropout)
+    d_branch = _undropped(tokens_first(d_residual, d_y.shape[:-1]), dropout, threads)
     x, intermediate = features_first(cache.x), cache.intermediate
     d_intermediate = np.empty_like(intermediate)
     d_first = LinearParams(np.empty(first.shape, x.dtype), np.empty(len(first), x.dtype))

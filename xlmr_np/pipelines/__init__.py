@@ -2,6 +2,8 @@
 
 import inspect
 import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from xlmr_np.arrays import resolve_device
@@ -28,6 +30,7 @@ def pipeline(
     torch_dtype: Any = None,
     device: Any = None,
     device_map: Any = None,
+    num_threads: int | None = None,
     model_kwargs: dict[str, Any] | None = None,
     **settings: Any,
 ) -> FillMaskPipeline:
@@ -47,6 +50,8 @@ def pipeline(
         torch_dtype: see there.
         device: "cpu", "cuda", "cuda:1", or a number, where -1 is the CPU.
         device_map: see there.
+        num_threads: how many threads to use on a CPU; None leaves a loaded model as it is, and otherwise uses all
+            processors.
         model_kwargs: further arguments of `from_pretrained`; they win over those above.
         **settings: of the task, such as `top_k` and `batch_size` for fill-mask.
 
@@ -85,23 +90,35 @@ def pipeline(
     else:
         _check_kind("model", model, XLMRobertaPreTrainedModel)
         tokenizer = model if tokenizer is None else tokenizer
-    if not isinstance(tokenizer, XLMRobertaTokenizer):  # before the model, which takes longer to download
+    if not isinstance(tokenizer, XLMRobertaTokenizer):
         _check_kind("tokenizer", tokenizer, XLMRobertaTokenizer)
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer, **location)
+    loading = {
+        "config": config,
+        "dtype": dtype,
+        "torch_dtype": torch_dtype,
+        "device": device,
+        "device_map": device_map,
+        "num_threads": num_threads,
+        **location,
+        **(model_kwargs or {}),
+        "output_loading_info": False,
+    }
+
+    def load_tokenizer(source: Any) -> XLMRobertaTokenizer:
+        return source if isinstance(source, XLMRobertaTokenizer) else AutoTokenizer.from_pretrained(source, **location)
+
     if isinstance(model, model_class):
-        moves = device is not None or device_map is not None
-        loaded = model.to(resolve_device(device, device_map)) if moves else model
+        loaded = model.to(resolve_device(device, device_map)) if device is not None or device_map is not None else model
+        if num_threads is not None:
+            loaded.set_num_threads(num_threads)
+        tokenizer = load_tokenizer(tokenizer)
+    elif Path(model).is_dir():
+        with ThreadPoolExecutor(1) as beside:  # the vocabulary, while the weights come from the disk
+            future = beside.submit(load_tokenizer, tokenizer)
+            loaded = model_class.from_pretrained(model, **loading)
+            tokenizer = future.result()
     else:
-        loading = {
-            "config": config,
-            "dtype": dtype,
-            "torch_dtype": torch_dtype,
-            "device": device,
-            "device_map": device_map,
-            **location,
-            **(model_kwargs or {}),
-            "output_loading_info": False,
-        }
+        tokenizer = load_tokenizer(tokenizer)  # before the model, which takes longer to download
         loaded = model_class.from_pretrained(model, **loading)
     random_weights = [*loaded.load_report.missing, *(each.name for each in loaded.load_report.mismatched)]
     if random_weights:

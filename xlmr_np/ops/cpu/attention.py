@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from xlmr_np.arrays import Array
-from xlmr_np.layers.attention import Mask, PackedMask, bits_of_row, sentence_slices
-from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
-from xlmr_np.ops.cpu.drops import Dropped, drop
+from xlmr_np.layers.attention import Mask, PackedMask, sentence_slices
+from xlmr_np.layers.dropout import Dropout
+from xlmr_np.ops.cpu.drops import Dropped, drop, dropped_probabilities
 from xlmr_np.ops.cpu.memory import scratch
 from xlmr_np.ops.threads import Threads
 
@@ -161,23 +161,15 @@ def _sentences(
                 hidden = ~np.tri(*size, size[1] - size[0], dtype=bool)[None]
         elif mask.is_visible is not None:
             hidden = ~mask.is_visible[row if len(mask.is_visible) > 1 else 0]
-        return Sentence(queries, keys, hidden, _dropped(dropout, row, (heads, *size), isinstance(mask, PackedMask)))
+        dropped = None
+        if dropout is not None:
+            dropped = dropped_probabilities(dropout, row, (heads, *size), isinstance(mask, PackedMask))
+        return Sentence(queries, keys, hidden, dropped)
 
     rows = [row for row, (queries, _) in enumerate(places) if queries.start < queries.stop]
     if dropout is None:
         return [sentence(row) for row in rows]
     return threads.run(sentence, rows)
-
-
-def _dropped(dropout: Dropout | None, row: int, shape: tuple[int, int, int], is_packed: bool) -> Dropped | None:
-    """What the dropout drops of the probabilities [H, T, S] of one sentence."""
-    if dropout is None:
-        return None
-    if isinstance(dropout.keep, Philox | TokenKey):
-        keep = bits_of_row(dropout, np.broadcast_to(np.float32(0), shape), 0, row)
-    else:
-        keep = np.broadcast_to(dropout.keep[0 if is_packed or len(dropout.keep) == 1 else row], shape)
-    return Dropped(~keep, dropout.rate)
 
 
 def _blocks(sentence: Sentence, heads: slice) -> Iterator[tuple[slice, slice]]:
