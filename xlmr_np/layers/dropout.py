@@ -57,14 +57,19 @@ def dropout_forward(x: Float[Array, "*shape"], dropout: Dropout | None) -> Float
     if dropout is None:
         return x
     rate, keep = dropout
-    if isinstance(keep, Philox):
-        raise TypeError(f"{keep} does not say where the elements of x stand; put it into a TokenKey.")
+    check_places(keep)
     xp = array_namespace(x)
     zeros = xp.zeros_like(x)
     if rate == 1.0:
         return zeros
     bits = token_keep(keep, rate, x) if isinstance(keep, TokenKey) else keep
     return xp.where(bits, x, zeros) / (1.0 - rate)
+
+
+def check_places(keep: Bool[Array, "..."] | Philox | TokenKey) -> None:
+    """Refuse a key that does not say where the elements stand (TypeError)."""
+    if isinstance(keep, Philox):
+        raise TypeError(f"{keep} does not say where the elements of x stand; put it into a TokenKey.")
 
 
 def dropout_backward(d_y: Float[Array, "*shape"], dropout: Dropout | None) -> Float[Array, "*shape"]:

@@ -26,7 +26,7 @@ from xlmr_np.ops.cpu.attention import attention_backward, attention_forward
 from xlmr_np.ops.cpu.drops import Dropped, drop, dropped_features
 from xlmr_np.ops.cpu.memory import features_first, scratch, tokens_first
 from xlmr_np.ops.cpu.norms import normalize, normalize_backward
-from xlmr_np.ops.cpu.products import linear
+from xlmr_np.ops.cpu.products import linear, product
 from xlmr_np.ops.cpu.vocabulary import (
     vocabulary_cross_entropy_backward,
     vocabulary_cross_entropy_forward,
@@ -86,7 +86,7 @@ def embed_forward(
     total += rows(params.position, positions)
     y = np.ascontiguousarray(total.T)
     cache = _empty_norm_cache(y) if with_cache else None
-    normalize(y, None, params.layer_norm, eps, threads, cache=cache)
+    normalize(y, params.layer_norm, eps, threads, cache=cache)
     result = tokens_first(y, ids.shape)
     _drop(y, dropped_features(dropout, result, threads))
     return result, cache
@@ -215,8 +215,8 @@ def _add_norm(
     cache: LayerNormCache | None,
 ) -> Float[Array, "D N"]:
     y = np.empty_like(residual)
-    linear(params.linear, x, y, threads)
-    normalize(y, residual, params.layer_norm, eps, threads, dropped, cache)
+    product(params.linear.weight, x, y, threads)
+    normalize(y, params.layer_norm, eps, threads, params.linear.bias, dropped, residual, cache)
     return y
 
 
@@ -287,8 +287,9 @@ def feed_forward_inference(
         block = slice(start, min(start + FEED_FORWARD_TOKENS, tokens))
         hidden = scratch("hidden", (features, block.stop - start), own_x.dtype)
         linear(params.intermediate, own_x[:, block], hidden, threads, activate_part)
-        linear(params.output.linear, hidden, y[:, block], threads)
-    normalize(y, own_x, params.output.layer_norm, eps, threads, dropped_features(dropout, x, threads))
+        product(params.output.linear.weight, hidden, y[:, block], threads)
+    dropped = dropped_features(dropout, x, threads)
+    normalize(y, params.output.layer_norm, eps, threads, params.output.linear.bias, dropped, own_x)
     return tokens_first(y, x.shape[:-1]), None
 
 
@@ -373,7 +374,7 @@ def layer_norm_forward(
     """See `layers.layer_norm.layer_norm_forward`."""
     y = np.array(x.reshape(-1, x.shape[-1]).T, order="C")
     cache = _empty_norm_cache(y) if with_cache else None
-    normalize(y, None, params, eps, threads, cache=cache)
+    normalize(y, params, eps, threads, cache=cache)
     return tokens_first(y, x.shape[:-1]), cache
 
 

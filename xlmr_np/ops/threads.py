@@ -100,7 +100,7 @@ class _Crew:
                 libraries = _blas_libraries()
                 self.blas_before = [library.get_num_threads() for library in libraries]
                 for library in libraries:
-                    library.set_num_threads(1)
+                    _set_blas_threads(library, 1)
             self.running += 1
             helpers = max(0, min(wanted, limit - self.running - self.lent))
             self.lent += helpers
@@ -116,7 +116,7 @@ class _Crew:
             self.running -= 1
             if self.running == 0:
                 for library, number in zip(_blas_libraries(), self.blas_before, strict=True):
-                    library.set_num_threads(number)
+                    _set_blas_threads(library, number)
 
     def _serve(self) -> None:
         while True:
@@ -133,9 +133,19 @@ class _Crew:
 @cache
 def _blas_libraries() -> list[Any]:
     """The BLAS libraries of this process whose number of threads can be set: NumPy's own, and others' if loaded."""
+    import numpy  # noqa: F401  # whose BLAS is only found once it is there
     from threadpoolctl import ThreadpoolController
 
     return ThreadpoolController().select(user_api="blas").lib_controllers
+
+
+def _set_blas_threads(library: Any, number: int) -> None:
+    """Set the number of threads of one library.
+
+    From 3.8 on, threadpoolctl heeds only the first thread that asks, so that threads do not fight over the number; here
+    the crew's lock sees to that, whichever thread it is.
+    """
+    getattr(library, "_real_set_num_threads", library.set_num_threads)(number)
 
 
 def default_number_of_threads() -> int:
@@ -173,7 +183,7 @@ def _after_fork() -> None:
     global _crew
     if _crew.running > 0:
         for library, number in zip(_blas_libraries(), _crew.blas_before, strict=True):
-            library.set_num_threads(number)
+            _set_blas_threads(library, number)
     _crew = _Crew()
 
 

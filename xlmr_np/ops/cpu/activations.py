@@ -1,13 +1,12 @@
 """Activations in place, a block at a time, with an error function that NumPy's vector units can do."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Float
 
 from xlmr_np.arrays import Array
-from xlmr_np.layers.activations import ACTIVATIONS, GELU, ActivationCache
+from xlmr_np.layers.activations import ACTIVATIONS, GELU, activation_backward, activation_forward
 from xlmr_np.ops.cpu.memory import BLOCK, scratch
 
 # erf(x / √2) = tanh(x P(x²)) to 5.8e-8: P minimises the largest error over all x; lowest power first. With float32's
@@ -23,40 +22,34 @@ _ERF_AS_TANH = (
 )
 
 
-def _blocks(*arrays: Float[Array, "rows N"]) -> Iterator[list[Float[Array, " block"]]]:
-    """The same stretches of several contiguous arrays."""
-    flat = [array.reshape(-1) for array in arrays]
-    for start in range(0, flat[0].size, BLOCK):
-        yield [array[start : start + BLOCK] for array in flat]
-
-
 def activate(x: Float[Array, "rows N"], name: str, out: Float[Array, "rows N"]) -> None:
-    """out = activation(x); the two may be the same array, and are contiguous."""
-    if ACTIVATIONS[name] is GELU and x.dtype == np.float32:
-        for x_block, out_block in _blocks(x, out):
-            _gelu(x_block, out_block)
-        return
-    forward, _ = ACTIVATIONS[name]
-    for x_block, out_block in _blocks(x, out):
-        out_block[...] = forward(x_block)[0]
+    """out = activation(x), on arrays that fit into cache; the two may be the same."""
+    if _is_fast(x, name):
+        np.multiply(x, _distribution(x), out=out)
+    else:
+        out[...] = activation_forward(x, name)[0]
 
 
 def activate_and_slope(x: Float[Array, "rows N"], name: str, d_y: Float[Array, "rows N"]) -> Float[Array, "rows N"]:
-    """activation(x), and d_y becomes the gradient of x."""
+    """activation(x), and d_y becomes the gradient of x; both contiguous."""
     y = np.empty_like(x)
-    forward, backward = ACTIVATIONS[name]
-    is_gelu = ACTIVATIONS[name] is GELU and x.dtype == np.float32
-    for x_block, y_block, d_block in _blocks(x, y, d_y):
-        if is_gelu:
-            _gelu_and_slope(x_block, y_block, d_block)
+    flat_x, flat_y, flat_d = (array.reshape(-1) for array in (x, y, d_y))
+    for start in range(0, x.size, BLOCK):
+        block = slice(start, start + BLOCK)
+        if _is_fast(x, name):
+            _gelu_and_slope(flat_x[block], flat_y[block], flat_d[block])
         else:
-            y_block[...] = forward(x_block)[0]
-            d_block[...] = backward(d_block, ActivationCache(x_block))
+            flat_y[block], cache = activation_forward(flat_x[block], name)
+            flat_d[block] = activation_backward(flat_d[block], cache, name)
     return y
 
 
-def _twice_distribution(x: Float[Array, " block"]) -> Float[Array, " block"]:
-    """1 + erf(x / √2), in scratch memory; beside it, in "square", x²."""
+def _is_fast(x: Float[Array, "rows N"], name: str) -> bool:
+    return ACTIVATIONS.get(name) is GELU and x.dtype == np.float32
+
+
+def _distribution(x: Float[Array, "*block"]) -> Float[Array, "*block"]:
+    """Φ(x) = (1 + erf(x / √2)) / 2, in scratch memory; beside it, in "square", x²."""
     square, y = scratch("square", x.shape, x.dtype), scratch("distribution", x.shape, x.dtype)
     with np.errstate(over="ignore"):  # an infinite polynomial is as good as a large one
         np.multiply(x, x, out=square)
@@ -68,18 +61,13 @@ def _twice_distribution(x: Float[Array, " block"]) -> Float[Array, " block"]:
         y *= x
     np.tanh(y, out=y)
     y += np.float32(1.0)
+    y *= np.float32(0.5)
     return y
-
-
-def _gelu(x: Float[Array, " block"], out: Float[Array, " block"]) -> None:
-    np.multiply(x, _twice_distribution(x), out=out)
-    out *= np.float32(0.5)
 
 
 def _gelu_and_slope(x: Float[Array, " block"], y: Float[Array, " block"], d: Float[Array, " block"]) -> None:
     """y = x Φ(x), and d becomes d (Φ(x) + x φ(x)) (ACT.2)."""
-    distribution = _twice_distribution(x)
-    distribution *= np.float32(0.5)
+    distribution = _distribution(x)
     np.multiply(x, distribution, out=y)
     density = scratch("square", x.shape, x.dtype)
     density *= np.float32(-0.5)

@@ -1,7 +1,7 @@
 """Attention a sentence and a few heads at a time, so that the scores stay in cache.
 
-Queries, keys and values are seen as [H, W, N] here: with features before tokens in memory, each of the products is
-one BLAS call a head, without copies.
+Queries, keys and values are seen as [H, W, N] here, and scores as [H, S, T]: with features before tokens in memory,
+each of the products is one BLAS call a head, without copies, and sums over keys are sums of rows.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ SCORES = 131072  # how many scores exist at a time: with float32, half a megabyt
 
 
 class AttentionCache(NamedTuple):
-    """The arguments and the result, and for each query the logarithm of the sum of its exponentiated scores.
+    """The arguments and the result, and for each query its largest score and the sum of the exponentials without it.
 
     The probabilities, of which there are as many as pairs of tokens, are computed again (Dao et al. 2022,
     arXiv:2205.14135, section 3.1).
@@ -31,15 +31,16 @@ class AttentionCache(NamedTuple):
     key: Float[Array, "*keys H W"]
     value: Float[Array, "*keys H W"]
     context: Float[Array, "*batch H W"]
-    log_sum_exp: Float[Array, "H N"]
+    largest: Float[Array, "H N"]
+    total: Float[Array, "H N"]
 
 
 class Sentence(NamedTuple):
-    """Where the queries and the keys of one sentence lie, what is hidden from whom, and what is dropped."""
+    """Where the queries and the keys of one sentence lie, what is hidden from whom, and what is dropped [H, S, T]."""
 
     queries: slice
     keys: slice
-    hidden: Bool[Array, "#H #T #S"] | None
+    hidden: Bool[Array, "#H #S #T"] | None
     dropped: Dropped | None
 
 
@@ -57,30 +58,28 @@ def attention_forward(
     own_query, own_key, own_value = (_tokens_last(each) for each in (query, key, value))
     heads, _, tokens = own_query.shape
     context = np.empty(own_query.shape, query.dtype)
-    log_sum_exp = np.zeros((heads, tokens), query.dtype) if with_cache else None
+    all_largest, all_total = np.zeros((2, heads, tokens), query.dtype)
 
     def part(own_heads: slice) -> None:
         for sentence in sentences:
             for some, queries in _blocks(sentence, own_heads):
-                keys = own_key[some, :, sentence.keys]
-                scores = _scores(own_query[some, :, queries], keys)
+                scores = _scores(own_query[some, :, queries], own_key[some, :, sentence.keys])
                 hidden = _part_of(sentence.hidden, some, queries, sentence)
                 largest = _hide_and_find_largest(scores, hidden)
                 scores -= largest
                 np.exp(scores, out=scores)
-                total = scores @ np.ones(scores.shape[2], scores.dtype)
+                total = np.ones((1, scores.shape[1]), scores.dtype) @ scores
                 total[total == 0] = 1  # of a query that sees nothing
-                if log_sum_exp is not None:
-                    log_sum_exp[some, queries] = largest[..., 0] + np.log(total)
+                all_largest[some, queries], all_total[some, queries] = largest[:, 0], total[:, 0]
                 if sentence.dropped is not None:
                     drop(scores, _part_of(sentence.dropped.at, some, queries, sentence), sentence.dropped.rate)
                 own_context = context[some, :, queries]
-                np.matmul(own_value[some, :, sentence.keys], scores.transpose(0, 2, 1), out=own_context)
-                own_context /= total[:, None, :]
+                np.matmul(own_value[some, :, sentence.keys], scores, out=own_context)
+                own_context /= total
 
     threads.run(part, threads.ranges(heads))
     y = _tokens_first(context, query.shape)
-    return y, None if log_sum_exp is None else AttentionCache(query, key, value, y, log_sum_exp)
+    return y, AttentionCache(query, key, value, y, all_largest, all_total) if with_cache else None
 
 
 def attention_backward(
@@ -105,22 +104,23 @@ def attention_backward(
                 hidden = _part_of(sentence.hidden, own[0], sentence.queries, sentence)
                 if hidden is not None:
                     np.copyto(probabilities, -np.inf, where=hidden)
-                probabilities -= cache.log_sum_exp[own[0], sentence.queries][..., None]
+                probabilities -= cache.largest[own[0], None, sentence.queries]
                 np.exp(probabilities, out=probabilities)
+                probabilities /= cache.total[own[0], None, sentence.queries]
                 d_scores = scratch("d_scores", probabilities.shape, probabilities.dtype)
-                np.matmul(own_d_context[own].transpose(0, 2, 1), value[own_keys], out=d_scores)
+                np.matmul(value[own_keys].transpose(0, 2, 1), own_d_context[own], out=d_scores)
                 weights = probabilities
                 if sentence.dropped is not None:
                     weights = scratch("weights", probabilities.shape, probabilities.dtype)
                     np.copyto(weights, probabilities)
                     for each in (weights, d_scores):
                         drop(each, sentence.dropped.at[own[0]], sentence.dropped.rate)
-                np.matmul(own_d_context[own], weights, out=d_value[own_keys])
-                d_scores -= np.add.reduce(own_d_context[own] * context[own], axis=1)[..., None]
+                np.matmul(own_d_context[own], weights.transpose(0, 2, 1), out=d_value[own_keys])
+                d_scores -= np.add.reduce(own_d_context[own] * context[own], axis=1)[:, None]
                 d_scores *= probabilities
                 d_scores *= scale
-                np.matmul(key[own_keys], d_scores.transpose(0, 2, 1), out=d_query[own])
-                np.matmul(query[own], d_scores, out=d_key[own_keys])
+                np.matmul(key[own_keys], d_scores, out=d_query[own])
+                np.matmul(query[own], d_scores.transpose(0, 2, 1), out=d_key[own_keys])
 
     threads.run(part, threads.ranges(query.shape[0]))
     return tuple(
@@ -158,9 +158,9 @@ def _sentences(
         hidden = None
         if isinstance(mask, PackedMask):
             if mask.is_causal:
-                hidden = ~np.tri(*size, size[1] - size[0], dtype=bool)[None]
+                hidden = ~np.tri(*size, size[1] - size[0], dtype=bool).T[None]
         elif mask.is_visible is not None:
-            hidden = ~mask.is_visible[row if len(mask.is_visible) > 1 else 0]
+            hidden = ~mask.is_visible[row if len(mask.is_visible) > 1 else 0].transpose(0, 2, 1)
         dropped = None
         if dropout is not None:
             dropped = dropped_probabilities(dropout, row, (heads, *size), isinstance(mask, PackedMask))
@@ -184,32 +184,32 @@ def _blocks(sentence: Sentence, heads: slice) -> Iterator[tuple[slice, slice]]:
 
 
 def _part_of(
-    array: Bool[Array, "#H #T #S"] | None, heads: slice, queries: slice, sentence: Sentence
-) -> Bool[Array, "#h #t #S"] | None:
+    array: Bool[Array, "#H #S #T"] | None, heads: slice, queries: slice, sentence: Sentence
+) -> Bool[Array, "#h #S #t"] | None:
     """What belongs to these heads and queries, of an array that has one entry for all where its axis has length 1."""
     if array is None:
         return None
     first = sentence.queries.start
-    rows = slice(queries.start - first, queries.stop - first) if array.shape[1] > 1 else slice(None)
-    return array[heads if array.shape[0] > 1 else slice(None), rows]
+    columns = slice(queries.start - first, queries.stop - first) if array.shape[2] > 1 else slice(None)
+    return array[heads if array.shape[0] > 1 else slice(None), :, columns]
 
 
-def _scores(query: Float[Array, "H W T"], key: Float[Array, "H W S"]) -> Float[Array, "H T S"]:
+def _scores(query: Float[Array, "H W T"], key: Float[Array, "H W S"]) -> Float[Array, "H S T"]:
     """query · key / √W, in scratch memory."""
     heads, width, queries = query.shape
     scaled = scratch("scaled", query.shape, query.dtype)
     np.multiply(query, query.dtype.type(width**-0.5), out=scaled)
-    scores = scratch("scores", (heads, queries, key.shape[2]), query.dtype)
-    return np.matmul(scaled.transpose(0, 2, 1), key, out=scores)
+    scores = scratch("scores", (heads, key.shape[2], queries), query.dtype)
+    return np.matmul(key.transpose(0, 2, 1), scaled, out=scores)
 
 
 def _hide_and_find_largest(
-    scores: Float[Array, "H T S"], hidden: Bool[Array, "#H #T #S"] | None
-) -> Float[Array, "H T 1"]:
+    scores: Float[Array, "H S T"], hidden: Bool[Array, "#H #S #T"] | None
+) -> Float[Array, "H 1 T"]:
     """Set what is hidden to -inf; the largest score of each query, or 0 if it sees nothing."""
     if hidden is not None:
         np.copyto(scores, -np.inf, where=hidden)
-    largest = np.max(scores, axis=2, keepdims=True, initial=-np.inf)
-    if hidden is not None or scores.shape[2] == 0:
+    largest = np.max(scores, axis=1, keepdims=True, initial=-np.inf)
+    if hidden is not None or scores.shape[1] == 0:
         largest[largest == -np.inf] = 0
     return largest

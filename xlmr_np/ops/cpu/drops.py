@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, UInt64
 
 from xlmr_np.arrays import Array
 from xlmr_np.layers.attention import bits_of_row
-from xlmr_np.layers.dropout import PHILOX_FACTORS, PHILOX_WEYL, Dropout, Philox, TokenKey
+from xlmr_np.layers.dropout import PHILOX_FACTORS, PHILOX_WEYL, Dropout, Philox, TokenKey, check_places
 from xlmr_np.ops.cpu.memory import BLOCK
 from xlmr_np.ops.threads import Threads
 
@@ -21,7 +21,7 @@ class Dropped(NamedTuple):
 
 def drop(x: Float[Array, "..."], at: Bool[Array, "..."], rate: float) -> None:
     """Zero what is dropped, and divide the rest by 1 - rate, in place."""
-    np.copyto(x, 0, where=at)
+    np.copyto(x, 0, where=at if rate < 1.0 else True)
     if rate < 1.0:
         x /= x.dtype.type(1.0 - rate)
 
@@ -32,6 +32,7 @@ def dropped_features(dropout: Dropout | None, x: Float[Array, "*batch D"], threa
         return None
     keep: Any = dropout.keep
     if not isinstance(keep, TokenKey):
+        check_places(keep)
         return Dropped(~np.ascontiguousarray(keep.reshape(-1, x.shape[-1]).T), dropout.rate)
     rows, sentences = (each.reshape(-1).astype(np.uint64) for each in (keep.rows, keep.sentences))
     features = x.shape[-1]
@@ -52,23 +53,25 @@ def dropped_features(dropout: Dropout | None, x: Float[Array, "*batch D"], threa
 
 
 def dropped_probabilities(dropout: Dropout, row: int, shape: tuple[int, int, int], is_packed: bool) -> Dropped:
-    """What a dropout drops of the attention probabilities [H, T, S] of one sentence (DO.4)."""
+    """What a dropout drops of the attention probabilities [H, T, S] of one sentence, as [H, S, T] (DO.4)."""
     keep: Any = dropout.keep
     if isinstance(keep, TokenKey):
-        return Dropped(~bits_of_row(dropout, np.broadcast_to(np.float32(0), shape), 0, row), dropout.rate)
+        return Dropped(
+            ~bits_of_row(dropout, np.broadcast_to(np.float32(0), shape), 0, row).transpose(0, 2, 1), dropout.rate
+        )
     if not isinstance(keep, Philox):
         own = keep[0 if is_packed or len(keep) == 1 else row]
-        return Dropped(~np.broadcast_to(own, shape), dropout.rate)
+        return Dropped(~np.broadcast_to(own, shape).transpose(0, 2, 1), dropout.rate)
     heads, queries, keys = shape
-    blocks = np.arange(-(-keys // 4), dtype=np.uint64)
-    at = np.empty(shape, bool)
+    blocks = np.arange(-(-keys // 4), dtype=np.uint64)[:, None]
+    at = np.empty((heads, keys, queries), bool)
     step = max(1, BLOCK // max(1, keys))
     for head in range(heads):
         for start in range(0, queries, step):
-            rows = np.arange(start, min(start + step, queries), dtype=np.uint64)[:, None]
+            rows = np.arange(start, min(start + step, queries), dtype=np.uint64)
             for number, word in enumerate(_philox(keep, blocks, rows, np.uint64(head), np.uint64(row))):
-                own = at[head, start : start + step, number::4]
-                np.greater_equal(word[:, : own.shape[1]], _threshold(dropout.rate), out=own)
+                own = at[head, number::4, start : start + step]
+                np.greater_equal(word[: len(own)], _threshold(dropout.rate), out=own)
     return Dropped(at, dropout.rate)
 
 

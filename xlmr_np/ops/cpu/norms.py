@@ -8,50 +8,54 @@ from jaxtyping import Float
 from xlmr_np.arrays import Array
 from xlmr_np.layers.layer_norm import LayerNormCache, LayerNormParams
 from xlmr_np.ops.cpu.drops import Dropped, drop
-from xlmr_np.ops.cpu.memory import BLOCK, scratch
+from xlmr_np.ops.cpu.memory import scratch
 from xlmr_np.ops.threads import Threads
 
 FEWEST_TOKENS = 32  # fewer are not worth waking a thread for
+BLOCK_TOKENS = 128  # that are normalised together: they are copied together, as their features lie far apart
 
 
-def _blocks(tokens: slice, features: int) -> Iterator[slice]:
-    """Ranges of so many tokens as fit into cache with all their features."""
-    step = max(1, 3 * BLOCK // features)
-    for start in range(tokens.start, tokens.stop, step):
-        yield slice(start, min(start + step, tokens.stop))
+def _blocks(tokens: slice) -> Iterator[slice]:
+    for start in range(tokens.start, tokens.stop, BLOCK_TOKENS):
+        yield slice(start, min(start + BLOCK_TOKENS, tokens.stop))
 
 
 def normalize(
     x: Float[Array, "D N"],
-    residual: Float[Array, "D N"] | None,
     params: LayerNormParams,
     eps: float,
     threads: Threads,
+    branch_bias: Float[Array, " D"] | None = None,
     dropped: Dropped | None = None,
+    residual: Float[Array, "D N"] | None = None,
     cache: LayerNormCache | None = None,
 ) -> None:
-    """x becomes layer_norm(drop(x) + residual); a cache, if there is one, is filled (its arrays are [D, N] and [N])."""
-    weight = params.weight.astype(x.dtype, copy=False)[:, None]
-    bias = params.bias.astype(x.dtype, copy=False)[:, None]
+    """x becomes layer_norm(drop(x + branch_bias) + residual), where what is None is left out.
+
+    A cache is filled; its arrays are [D, N] and [N].
+    """
+    weight, bias = (each.astype(x.dtype, copy=False)[:, None] for each in params)
+    first = x.dtype.type(0) if branch_bias is None else branch_bias.astype(x.dtype, copy=False)[:, None]
     features = x.dtype.type(len(x))
 
     def part(tokens: slice) -> None:
-        for block in _blocks(tokens, len(x)):
-            y = x[:, block]
+        for block in _blocks(tokens):
+            shape = len(x), block.stop - block.start
+            y, square = scratch("block", shape, x.dtype), scratch("square", shape, x.dtype)
+            np.add(x[:, block], first, out=y)
             if dropped is not None:
                 drop(y, dropped.at[:, block], dropped.rate)
             if residual is not None:
                 y += residual[:, block]
             y -= np.add.reduce(y, axis=0) / features
-            square = scratch("square", y.shape, y.dtype)
             np.multiply(y, y, out=square)
-            inverse_std = 1 / np.sqrt(np.add.reduce(square, axis=0) / features + y.dtype.type(eps))
+            inverse_std = 1 / np.sqrt(np.add.reduce(square, axis=0) / features + x.dtype.type(eps))
             y *= inverse_std
             if cache is not None:
                 cache.normalized[:, block] = y
                 cache.inverse_std[block] = inverse_std
             y *= weight
-            y += bias
+            np.add(y, bias, out=x[:, block])
 
     threads.run(part, threads.ranges(x.shape[1], FEWEST_TOKENS))
 
@@ -66,19 +70,21 @@ def normalize_backward(
 
     def part(tokens: slice) -> LayerNormParams:
         d_weight, d_bias = np.zeros((2, len(d_y)), d_y.dtype)
-        for block in _blocks(tokens, len(d_y)):
-            normalized, d = cache.normalized[:, block], d_x[:, block]
-            product = scratch("square", d.shape, d.dtype)
-            np.multiply(d_y[:, block], normalized, out=product)
+        for block in _blocks(tokens):
+            shape = len(d_y), block.stop - block.start
+            d, normalized, product = (scratch(name, shape, d_y.dtype) for name in ("block", "normalized", "square"))
+            np.copyto(normalized, cache.normalized[:, block])
+            np.copyto(d, d_y[:, block])
+            np.multiply(d, normalized, out=product)
             d_weight += np.add.reduce(product, axis=1)
-            d_bias += np.add.reduce(d_y[:, block], axis=1)
-            np.multiply(d_y[:, block], weight, out=d)
+            d_bias += np.add.reduce(d, axis=1)
+            d *= weight
             np.multiply(d, normalized, out=product)
             along = np.add.reduce(product, axis=0) / features
             d -= np.add.reduce(d, axis=0) / features
-            np.multiply(normalized, along, out=product)
-            d -= product
-            d *= cache.inverse_std[block]
+            normalized *= along
+            d -= normalized
+            np.multiply(d, cache.inverse_std[block], out=d_x[:, block])
         return LayerNormParams(d_weight, d_bias)
 
     first, *others = threads.run(part, threads.ranges(d_y.shape[1], FEWEST_TOKENS))

@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from xlmr_np.arrays import Array
 from xlmr_np.layers.linear import LinearParams
+from xlmr_np.ops.cpu.memory import BLOCK
 from xlmr_np.ops.threads import Threads, small_products_are_fast
 
 # OpenBLAS takes its kernels for small products, which read the matrix where it lies in place of packing it first, up
@@ -59,16 +60,30 @@ def linear(
     threads: Threads,
     epilogue: Callable[[slice, Array], None] | None = None,
 ) -> None:
-    """y = weight @ x + bias, then the epilogue on the rows that a thread has made, as long as they are in its cache.
+    """y = weight @ x + bias, then the epilogue on so many rows that they and its temporaries stay in cache.
 
     Weights of another type, such as half precision, are converted on the way, a part at a time.
     """
+    step = max(1, BLOCK // max(1, x.shape[1]))
 
     def part(rows: slice) -> None:
-        out = y[rows]
-        multiply(params.weight[rows].astype(x.dtype, copy=False), x, out)
-        out += params.bias[rows].astype(x.dtype, copy=False)[:, None]
-        if epilogue is not None:
-            epilogue(rows, out)
+        multiply(params.weight[rows].astype(x.dtype, copy=False), x, y[rows])
+        bias = params.bias.astype(x.dtype, copy=False)[:, None]
+        for start in range(rows.start, rows.stop, step):
+            block = slice(start, min(start + step, rows.stop))
+            y[block] += bias[block]
+            if epilogue is not None:
+                epilogue(block, y[block])
 
     threads.run(part, threads.ranges(params.weight.shape[0]))
+
+
+def product(
+    weight: Float[Array, "out in"], x: Float[Array, "in N"], y: Float[Array, "out N"], threads: Threads
+) -> None:
+    """y = weight @ x, for whoever adds the bias later."""
+
+    def part(rows: slice) -> None:
+        multiply(weight[rows].astype(x.dtype, copy=False), x, y[rows])
+
+    threads.run(part, threads.ranges(len(weight)))

@@ -125,7 +125,7 @@ def _largest(logits: Float[Array, "N C"], k: int) -> tuple[Float[Array, "N k"], 
     if blocks <= k:
         return largest(logits, k)
     maxima = logits[:, : blocks * BLOCK].reshape(tokens, blocks, BLOCK).max(axis=2)
-    if np.isnan(maxima).any():
+    if np.isnan(maxima).any() or np.isnan(logits[:, blocks * BLOCK :]).any():
         return largest(logits, k)
     chosen = np.sort(np.argsort(-maxima, axis=1, kind="stable")[:, :k], axis=1)
     inside = (chosen[:, :, None] * BLOCK + np.arange(BLOCK)).reshape(tokens, -1)
