@@ -26,14 +26,15 @@ from xlmr_np.ops.cpu.attention import attention_backward, attention_forward
 from xlmr_np.ops.cpu.drops import Dropped, drop, dropped_features
 from xlmr_np.ops.cpu.memory import features_first, scratch, tokens_first
 from xlmr_np.ops.cpu.norms import normalize, normalize_backward
-from xlmr_np.ops.cpu.products import linear, product
+from xlmr_np.ops.cpu.products import linears, product
 from xlmr_np.ops.cpu.vocabulary import (
     vocabulary_cross_entropy_backward,
     vocabulary_cross_entropy_forward,
     vocabulary_top_k_forward,
 )
-from xlmr_np.ops.threads import Threads, default_number_of_threads
+from xlmr_np.ops.threads import ALONE, Threads, default_number_of_threads
 
+ENOUGH_TOKENS = 64  # for one thread
 FEED_FORWARD_TOKENS = 1024  # whose intermediate activations exist at a time in inference
 
 
@@ -135,8 +136,7 @@ def linears_forward(
     """
     own_x = features_first(x)
     ys = [np.empty((each.weight.shape[0], own_x.shape[1]), own_x.dtype) for each in params]
-    for each, y in zip(params, ys, strict=True):
-        linear(each, own_x, y, threads)
+    linears(params, own_x, ys, threads)
     return tuple(tokens_first(y, x.shape[:-1]) for y in ys), LinearCache(x)
 
 
@@ -215,9 +215,25 @@ def _add_norm(
     cache: LayerNormCache | None,
 ) -> Float[Array, "D N"]:
     y = np.empty_like(residual)
-    product(params.linear.weight, x, y, threads)
-    normalize(y, params.layer_norm, eps, threads, params.linear.bias, dropped, residual, cache)
+
+    def part(threads: Threads, own: slice) -> None:
+        product(params.linear.weight, x[:, own], y[:, own], threads)
+        norm = params.layer_norm, eps, threads, params.linear.bias
+        own_dropped = None if dropped is None else Dropped(dropped.at[:, own], dropped.rate)
+        own_cache = None if cache is None else LayerNormCache(cache.normalized[:, own], cache.inverse_std[own])
+        normalize(y[:, own], *norm, own_dropped, residual[:, own], own_cache)
+
+    _share_out(part, x.shape[1], threads)
     return y
+
+
+def _share_out(part: Callable[[Threads, slice], None], tokens: int, threads: Threads) -> None:
+    """A token-wise operation on some tokens for each thread; few tokens are for all threads together."""
+    ranges = threads.ranges(tokens, ENOUGH_TOKENS)
+    if len(ranges) < threads.number:
+        part(threads, slice(0, tokens))
+    else:
+        threads.run(lambda own: part(ALONE, own), ranges)
 
 
 def add_norm_backward(
@@ -261,7 +277,7 @@ def feed_forward_forward(
     def activate_part(rows: slice, projected: Float[Array, "rows N"]) -> None:
         activate(projected, activation, activated[rows])
 
-    linear(params.intermediate, own_x, intermediate, threads, activate_part)
+    linears((params.intermediate,), own_x, [intermediate], threads, activate_part)
     norm_cache = _empty_norm_cache(own_x)
     y = _add_norm(threads, activated, own_x, params.output, eps, dropped_features(dropout, x, threads), norm_cache)
     return tokens_first(y, x.shape[:-1]), FeedForwardCache(x, intermediate, norm_cache)
@@ -277,19 +293,23 @@ def feed_forward_inference(
 ) -> tuple[Float[Array, "*batch D"], None]:
     """As `feed_forward_forward`, for some tokens at a time, so that their activations are never there for all."""
     own_x = features_first(x)
-    features, tokens = len(params.intermediate.weight), own_x.shape[1]
     y = np.empty_like(own_x)
+    dropped = dropped_features(dropout, x, threads)
 
     def activate_part(rows: slice, projected: Float[Array, "rows N"]) -> None:
         activate(projected, activation, projected)
 
-    for start in range(0, tokens, FEED_FORWARD_TOKENS):
-        block = slice(start, min(start + FEED_FORWARD_TOKENS, tokens))
-        hidden = scratch("hidden", (features, block.stop - start), own_x.dtype)
-        linear(params.intermediate, own_x[:, block], hidden, threads, activate_part)
-        product(params.output.linear.weight, hidden, y[:, block], threads)
-    dropped = dropped_features(dropout, x, threads)
-    normalize(y, params.output.layer_norm, eps, threads, params.output.linear.bias, dropped, own_x)
+    def part(threads: Threads, own: slice) -> None:
+        for start in range(own.start, own.stop, FEED_FORWARD_TOKENS):
+            block = slice(start, min(start + FEED_FORWARD_TOKENS, own.stop))
+            hidden = scratch("hidden", (len(params.intermediate.weight), block.stop - start), own_x.dtype)
+            linears((params.intermediate,), own_x[:, block], [hidden], threads, activate_part)
+            product(params.output.linear.weight, hidden, y[:, block], threads)
+            norm = params.output.layer_norm, eps, threads, params.output.linear.bias
+            own_dropped = None if dropped is None else Dropped(dropped.at[:, block], dropped.rate)
+            normalize(y[:, block], *norm, own_dropped, own_x[:, block])
+
+    _share_out(part, own_x.shape[1], threads)
     return tokens_first(y, x.shape[:-1]), None
 
 
@@ -343,7 +363,7 @@ def linear_activation_forward(
     def activate_part(rows: slice, part: Float[Array, "rows N"]) -> None:
         activate(part, activation, y[rows])
 
-    linear(params, own_x, projected, threads, activate_part)
+    linears((params,), own_x, [projected], threads, activate_part)
     return tokens_first(y, x.shape[:-1]), LinearActivationCache(x, projected) if with_cache else None
 
 

@@ -17,6 +17,7 @@ from xlmr_np.ops.cpu.drops import Dropped, drop, dropped_probabilities
 from xlmr_np.ops.cpu.memory import scratch
 from xlmr_np.ops.threads import Threads
 
+FEWEST_SCORES = 8192  # fewer are not worth waking a thread for
 SCORES = 131072  # how many scores exist at a time: with float32, half a megabyte
 
 
@@ -77,7 +78,7 @@ def attention_forward(
                 np.matmul(own_value[some, :, sentence.keys], scores, out=own_context)
                 own_context /= total
 
-    threads.run(part, threads.ranges(heads))
+    threads.run(part, threads.ranges(heads, -(-FEWEST_SCORES * heads // max(1, _number_of_scores(sentences, heads)))))
     y = _tokens_first(context, query.shape)
     return y, AttentionCache(query, key, value, y, all_largest, all_total) if with_cache else None
 
@@ -181,6 +182,10 @@ def _blocks(sentence: Sentence, heads: slice) -> Iterator[tuple[slice, slice]]:
     for head in range(heads.start, heads.stop, some):
         for start in range(first, last, step):
             yield slice(head, min(head + some, heads.stop)), slice(start, min(start + step, last))
+
+
+def _number_of_scores(sentences: list[Sentence], heads: int) -> int:
+    return heads * sum((queries.stop - queries.start) * (keys.stop - keys.start) for queries, keys, *_ in sentences)
 
 
 def _part_of(

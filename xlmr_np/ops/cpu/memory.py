@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from xlmr_np.arrays import Array
 
-BLOCK = 32768  # elements that element-wise steps take at a time, so that they and two temporaries stay in cache
+BLOCK = 65536  # elements that element-wise steps take at a time: fewer would wait for each other more than they compute
 
 
 class _Own(threading.local):

@@ -11,6 +11,7 @@ from xlmr_np.ops.cpu.drops import Dropped, drop
 from xlmr_np.ops.cpu.memory import scratch
 from xlmr_np.ops.threads import Threads
 
+FEW_TOKENS = 64  # are laid end to end, as whole vectors
 FEWEST_TOKENS = 32  # fewer are not worth waking a thread for
 BLOCK_TOKENS = 128  # that are normalised together: they are copied together, as their features lie far apart
 
@@ -18,6 +19,12 @@ BLOCK_TOKENS = 128  # that are normalised together: they are copied together, as
 def _blocks(tokens: slice) -> Iterator[slice]:
     for start in range(tokens.start, tokens.stop, BLOCK_TOKENS):
         yield slice(start, min(start + BLOCK_TOKENS, tokens.stop))
+
+
+def _block(name: str, shape: tuple[int, int], dtype: np.dtype) -> Float[Array, "D n"]:
+    """Scratch memory for a block, in which the longer axis is the inner one."""
+    features, tokens = shape
+    return scratch(name, shape, dtype) if tokens >= FEW_TOKENS else scratch(name, (tokens, features), dtype).T
 
 
 def normalize(
@@ -41,7 +48,7 @@ def normalize(
     def part(tokens: slice) -> None:
         for block in _blocks(tokens):
             shape = len(x), block.stop - block.start
-            y, square = scratch("block", shape, x.dtype), scratch("square", shape, x.dtype)
+            y, square = (_block(name, shape, x.dtype) for name in ("block", "square"))
             np.add(x[:, block], first, out=y)
             if dropped is not None:
                 drop(y, dropped.at[:, block], dropped.rate)

@@ -1,6 +1,6 @@
 """Matrix products on the checkpoint's own matrices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -53,29 +53,31 @@ def _multiply_in_blocks(
     np.matmul(weight[whole:], x, out=y[whole:])
 
 
-def linear(
-    params: LinearParams,
+def linears(
+    params: tuple[LinearParams, ...],
     x: Float[Array, "in N"],
-    y: Float[Array, "out N"],
+    ys: Sequence[Float[Array, "_ N"]],
     threads: Threads,
     epilogue: Callable[[slice, Array], None] | None = None,
 ) -> None:
-    """y = weight @ x + bias, then the epilogue on so many rows that they and its temporaries stay in cache.
+    """y = weight @ x + bias for each, then the epilogue on so many rows that they and its temporaries stay in cache.
 
     Weights of another type, such as half precision, are converted on the way, a part at a time.
     """
     step = max(1, BLOCK // max(1, x.shape[1]))
 
-    def part(rows: slice) -> None:
-        multiply(params.weight[rows].astype(x.dtype, copy=False), x, y[rows])
-        bias = params.bias.astype(x.dtype, copy=False)[:, None]
-        for start in range(rows.start, rows.stop, step):
-            block = slice(start, min(start + step, rows.stop))
-            y[block] += bias[block]
-            if epilogue is not None:
-                epilogue(block, y[block])
+    def part(number: int) -> None:
+        for (weight, bias), y in zip(params, ys, strict=True):
+            for rows in threads.ranges(len(weight))[number : number + 1]:
+                multiply(weight[rows].astype(x.dtype, copy=False), x, y[rows])
+                own_bias = bias.astype(x.dtype, copy=False)[:, None]
+                for start in range(rows.start, rows.stop, step):
+                    block = slice(start, min(start + step, rows.stop))
+                    y[block] += own_bias[block]
+                    if epilogue is not None:
+                        epilogue(block, y[block])
 
-    threads.run(part, threads.ranges(params.weight.shape[0]))
+    threads.run(part, range(threads.number))
 
 
 def product(

@@ -7,7 +7,7 @@ from xlmr_np.arrays import Array
 from xlmr_np.layers.linear import LinearParams
 from xlmr_np.losses.cross_entropy import IGNORED_LABEL, number_of_counted
 from xlmr_np.ops.cpu.memory import features_first, scratch, tokens_first
-from xlmr_np.ops.cpu.products import linear
+from xlmr_np.ops.cpu.products import linears
 from xlmr_np.ops.reference import TopK, VocabularyCrossEntropyCache, largest, merge_top_k
 from xlmr_np.ops.threads import ALONE, Threads
 
@@ -24,7 +24,7 @@ def _chunks(rows: slice, tokens: int) -> list[slice]:
 def _logits(x: Float[Array, "D N"], params: LinearParams, rows: slice) -> Float[Array, "chunk N"]:
     """The logits of some rows of the vocabulary, in scratch memory."""
     y = scratch("logits", (rows.stop - rows.start, x.shape[1]), x.dtype)
-    linear(LinearParams(params.weight[rows], params.bias[rows]), x, y, ALONE)
+    linears((LinearParams(params.weight[rows], params.bias[rows]),), x, [y], ALONE)
     return y
 
 
