@@ -17,7 +17,7 @@ from xlmr_np.layers.encoder_layer import (
     encoder_layer_forward,
 )
 from xlmr_np.layers.self_attention import LayerDropout, Past
-from xlmr_np.ops import Ops, without_caches
+from xlmr_np.ops import Ops
 
 
 class EncoderParams(NamedTuple):
@@ -93,7 +93,7 @@ def encoder_forward(
     setting: EncoderSetting,
     ops: Ops,
     dropout: EncoderDropout | None = None,
-    checkpoint_layers: bool = False,
+    checkpoint_ops: Ops | None = None,
 ) -> tuple[Float[Array, "*batch D"], EncoderCache]:
     """The hidden states after the last layer, and what `encoder_backward` needs.
 
@@ -106,15 +106,16 @@ def encoder_forward(
         setting: number of heads, activation, eps.
         ops: the engine.
         dropout: None for none.
-        checkpoint_layers: keep only each layer's input in place of its cache, and let the backward pass run the layer
-            again: about a third more work for a fraction of the memory (Chen et al. 2016, arXiv:1604.06174).
+        checkpoint_ops: the engine's operations without caches. If given, they run the layers here, only each layer's
+            input is kept, and the backward pass runs the layer again: about a third more work for a fraction of the
+            memory (Chen et al. 2016, arXiv:1604.06174).
     """
-    first_ops = without_caches(ops)._replace(embed=ops.embed) if checkpoint_layers else ops
+    first_ops = ops if checkpoint_ops is None else checkpoint_ops._replace(embed=ops.embed)
     steps = encoder_steps(ids, token_types, positions, params, mask, setting, first_ops, dropout)
     x, embeddings_cache = next(steps)
     layer_caches: list[EncoderLayerCache | LayerInput] = []
     for y, layer_cache in steps:
-        layer_caches.append(LayerInput(x) if checkpoint_layers else layer_cache)
+        layer_caches.append(layer_cache if checkpoint_ops is None else LayerInput(x))
         x = y
     return x, EncoderCache(embeddings_cache, layer_caches)
 

@@ -85,10 +85,12 @@ def widened(tree: trees.Tree) -> trees.Tree:
 
 def laid_out(x: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """A copy of `x` with another memory order: axes rotated or reversed, gaps between elements, or off alignment."""
+    if x.ndim == 0:
+        return x.copy()
     manner = random.choice(["C", "rotated", "reversed", "gaps", "every other", "unaligned"], p=[0.3, 0.3] + [0.1] * 4)
     if manner == "reversed":
         return np.array(x, order="F")
-    if manner == "rotated" and x.ndim:
+    if manner == "rotated":
         by = int(random.integers(x.ndim))
         axes = [*range(by, x.ndim), *range(by)]
         return np.array(x.transpose(axes), order="C").transpose(np.argsort(axes))

@@ -168,10 +168,10 @@ class EncoderModel(XLMRobertaPreTrainedModel):
     def _run_in_shards(self, run: Callable[[EncoderInputs, Ops], list[Array]], inputs: EncoderInputs) -> list[Array]:
         """Results by row of all inputs at once; on a CPU, if they are long enough, of some sentences for each thread.
 
-        Half-precision weights are converted for every product anew, and hence once for all sentences.
+        Half-precision weights are converted for every product anew, so that all sentences share one.
         """
         config, mask, sharding = self.config, inputs.mask, self.engine.sharding
-        if sharding is None or not isinstance(mask, PackedMask) or self.dtype.itemsize == 2:
+        if sharding is None or not isinstance(mask, PackedMask) or _is_converted(self.params.encoder):
             return run(inputs, self.engine.inference)
         shards = cut(mask, 2 * config.hidden_size + config.intermediate_size, sharding.threads.number)
         if not shards:
@@ -229,7 +229,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             setting,
             self.engine.training,
             dropout,
-            checkpoint_layers,
+            self.engine.inference if checkpoint_layers else None,
         )
         return TrainingPass(real_rows(x, inputs), cache, dropout)
 
@@ -297,6 +297,14 @@ class TaskModel(EncoderModel):
         if targets is None:
             raise ValueError(f"A training step of {type(self).__name__} needs {' and '.join(self.label_names)}.")
         return inputs, targets
+
+
+def _is_converted(params: EncoderParams) -> bool:
+    """Whether the layers' matrices are stored in another type than they are computed in."""
+    return any(
+        layer.feed_forward.intermediate.weight.dtype != compute_dtype(layer.feed_forward.intermediate.weight)
+        for layer in params.layers
+    )
 
 
 def _selected_steps(request: bool | int | list[int], number_of_steps: int) -> frozenset[int]:

@@ -2,8 +2,8 @@
 
 The functions take the reference's arguments, and first of all the threads to work with. What makes them fast lies in
 `xlmr_np.ops.cpu`: features before tokens in memory, element-wise steps in place and in blocks that stay in cache,
-all of it on every thread. Only what needs one token's features together, or one sentence's tokens, is cut that way;
-everything else is cut by features, so that threads read different parts of a matrix.
+all of it on every thread. Products are cut by features, so that threads read different parts of a matrix, or by tokens
+where there are enough for each thread to run a whole sublayer.
 """
 
 from collections.abc import Callable
@@ -18,14 +18,14 @@ from xlmr_np.layers.add_norm import AddNormParams
 from xlmr_np.layers.dropout import Dropout
 from xlmr_np.layers.embeddings import EmbeddingsParams, table_gradients
 from xlmr_np.layers.feed_forward import FeedForwardParams
-from xlmr_np.layers.layer_norm import LayerNormCache, LayerNormParams
+from xlmr_np.layers.layer_norm import LayerNormParams
 from xlmr_np.layers.linear import LinearCache, LinearParams
 from xlmr_np.ops import Op, Ops, without_caches
 from xlmr_np.ops.cpu.activations import activate, activate_and_slope
 from xlmr_np.ops.cpu.attention import attention_backward, attention_forward
 from xlmr_np.ops.cpu.drops import Dropped, drop, dropped_features
 from xlmr_np.ops.cpu.memory import features_first, scratch, tokens_first
-from xlmr_np.ops.cpu.norms import normalize, normalize_backward
+from xlmr_np.ops.cpu.norms import NormCache, normalize, normalize_backward
 from xlmr_np.ops.cpu.products import linears, product
 from xlmr_np.ops.cpu.vocabulary import (
     vocabulary_cross_entropy_backward,
@@ -42,7 +42,7 @@ class AddNormCache(NamedTuple):
     """The input, and what was normalised."""
 
     x: Float[Array, "*batch in"]
-    layer_norm: LayerNormCache
+    layer_norm: NormCache
 
 
 class FeedForwardCache(NamedTuple):
@@ -50,7 +50,7 @@ class FeedForwardCache(NamedTuple):
 
     x: Float[Array, "*batch D"]
     intermediate: Float[Array, "F N"]
-    layer_norm: LayerNormCache
+    layer_norm: NormCache
 
 
 class LinearActivationCache(NamedTuple):
@@ -60,8 +60,8 @@ class LinearActivationCache(NamedTuple):
     projected: Float[Array, "out N"]
 
 
-def _empty_norm_cache(y: Float[Array, "D N"]) -> LayerNormCache:
-    return LayerNormCache(np.empty_like(y), np.empty(y.shape[1], y.dtype))
+def _empty_norm_cache(y: Float[Array, "D N"]) -> NormCache:
+    return NormCache(np.empty_like(y), np.empty(y.shape[1], y.dtype))
 
 
 # embed
@@ -76,7 +76,7 @@ def embed_forward(
     params: EmbeddingsParams,
     eps: float,
     dropout: Dropout | None = None,
-) -> tuple[Float[Array, "*batch D"], LayerNormCache | None]:
+) -> tuple[Float[Array, "*batch D"], NormCache | None]:
     """See `layers.embeddings.embeddings_forward`; only the rows that are asked for are read."""
     dtype = compute_dtype(params.layer_norm.weight)
 
@@ -89,19 +89,19 @@ def embed_forward(
     cache = _empty_norm_cache(y) if with_cache else None
     normalize(y, params.layer_norm, eps, threads, cache=cache)
     result = tokens_first(y, ids.shape)
-    _drop(y, dropped_features(dropout, result, threads))
+    _drop(y, dropped_features(dropout, result, threads), threads)
     return result, cache
 
 
-def _drop(x: Float[Array, "D N"], dropped: Dropped | None) -> None:
+def _drop(x: Float[Array, "D N"], dropped: Dropped | None, threads: Threads) -> None:
     if dropped is not None:
-        drop(x, *dropped)
+        threads.run(lambda features: drop(x[features], dropped.at[features], dropped.rate), threads.ranges(len(x)))
 
 
 def embed_backward(
     threads: Threads,
     d_y: Float[Array, "*batch D"],
-    cache: LayerNormCache,
+    cache: NormCache,
     ids: Int[Array, "*batch"],
     token_types: Int[Array, "*batch"],
     positions: Int[Array, "*batch"],
@@ -120,7 +120,7 @@ def _undropped(d_y: Float[Array, "*batch D"], dropout: Dropout | None, threads: 
     if dropout is None:
         return features_first(d_y)
     d_x = features_first(d_y).copy()
-    _drop(d_x, dropped_features(dropout, d_y, threads))
+    _drop(d_x, dropped_features(dropout, d_y, threads), threads)
     return d_x
 
 
@@ -156,9 +156,13 @@ def linears_backward(
 
 
 def _input_gradient(
-    d_ys: list[Float[Array, "_ N"]], params: tuple[LinearParams, ...], d_x: Float[Array, "in N"], threads: Threads
+    d_ys: list[Float[Array, "_ N"]],
+    params: tuple[LinearParams, ...],
+    d_x: Float[Array, "in N"],
+    threads: Threads,
+    d_residual: Float[Array, "in N"] | None = None,
 ) -> None:
-    """d_x = Σ weightᵀ d_y (LIN.3)."""
+    """d_x = Σ weightᵀ d_y (LIN.3), plus what comes by the residual if there is one."""
 
     def part(features: slice) -> None:
         own = d_x[features]
@@ -168,6 +172,8 @@ def _input_gradient(
                 np.matmul(weight.T, d_y, out=own)
             else:
                 own += weight.T @ d_y
+        if d_residual is not None:
+            own += d_residual[features]
 
     threads.run(part, threads.ranges(len(d_x)))
 
@@ -212,25 +218,28 @@ def _add_norm(
     params: AddNormParams,
     eps: float,
     dropped: Dropped | None,
-    cache: LayerNormCache | None,
+    cache: NormCache | None,
 ) -> Float[Array, "D N"]:
     y = np.empty_like(residual)
 
-    def part(threads: Threads, own: slice) -> None:
-        product(params.linear.weight, x[:, own], y[:, own], threads)
-        norm = params.layer_norm, eps, threads, params.linear.bias
+    def part(workers: Threads, own: slice) -> None:
+        product(params.linear.weight, x[:, own], y[:, own], workers)
+        norm = params.layer_norm, eps, workers, params.linear.bias
         own_dropped = None if dropped is None else Dropped(dropped.at[:, own], dropped.rate)
-        own_cache = None if cache is None else LayerNormCache(cache.normalized[:, own], cache.inverse_std[own])
+        own_cache = None if cache is None else NormCache(cache.normalized[:, own], cache.inverse_std[own])
         normalize(y[:, own], *norm, own_dropped, residual[:, own], own_cache)
 
-    _share_out(part, x.shape[1], threads)
+    _share_out(part, x.shape[1], threads, params.linear.weight.dtype != x.dtype)
     return y
 
 
-def _share_out(part: Callable[[Threads, slice], None], tokens: int, threads: Threads) -> None:
-    """A token-wise operation on some tokens for each thread; few tokens are for all threads together."""
+def _share_out(part: Callable[[Threads, slice], None], tokens: int, threads: Threads, is_converted: bool) -> None:
+    """A token-wise operation on some tokens for each thread.
+
+    Few tokens are for all threads together, and so are matrices that are converted, which one conversion then serves.
+    """
     ranges = threads.ranges(tokens, ENOUGH_TOKENS)
-    if len(ranges) < threads.number:
+    if is_converted or len(ranges) < threads.number:
         part(threads, slice(0, tokens))
     else:
         threads.run(lambda own: part(ALONE, own), ranges)
@@ -299,17 +308,17 @@ def feed_forward_inference(
     def activate_part(rows: slice, projected: Float[Array, "rows N"]) -> None:
         activate(projected, activation, projected)
 
-    def part(threads: Threads, own: slice) -> None:
+    def part(workers: Threads, own: slice) -> None:
         for start in range(own.start, own.stop, FEED_FORWARD_TOKENS):
             block = slice(start, min(start + FEED_FORWARD_TOKENS, own.stop))
             hidden = scratch("hidden", (len(params.intermediate.weight), block.stop - start), own_x.dtype)
-            linears((params.intermediate,), own_x[:, block], [hidden], threads, activate_part)
-            product(params.output.linear.weight, hidden, y[:, block], threads)
-            norm = params.output.layer_norm, eps, threads, params.output.linear.bias
+            linears((params.intermediate,), own_x[:, block], [hidden], workers, activate_part)
+            product(params.output.linear.weight, hidden, y[:, block], workers)
+            norm = params.output.layer_norm, eps, workers, params.output.linear.bias
             own_dropped = None if dropped is None else Dropped(dropped.at[:, block], dropped.rate)
             normalize(y[:, block], *norm, own_dropped, own_x[:, block])
 
-    _share_out(part, own_x.shape[1], threads)
+    _share_out(part, own_x.shape[1], threads, params.output.linear.weight.dtype != x.dtype)
     return tokens_first(y, x.shape[:-1]), None
 
 
@@ -343,8 +352,7 @@ def feed_forward_backward(
 
     threads.run(part, threads.ranges(len(first)))
     d_x = np.empty_like(x)
-    _input_gradient([d_intermediate], (params.intermediate,), d_x, threads)
-    d_x += d_residual
+    _input_gradient([d_intermediate], (params.intermediate,), d_x, threads, d_residual)
     d_linear = LinearParams(d_second, np.add.reduce(d_branch, axis=1))
     return tokens_first(d_x, d_y.shape[:-1]), FeedForwardParams(d_first, AddNormParams(d_linear, d_layer_norm))
 
@@ -390,7 +398,7 @@ def linear_activation_backward(
 
 def layer_norm_forward(
     threads: Threads, with_cache: bool, x: Float[Array, "*batch D"], params: LayerNormParams, eps: float
-) -> tuple[Float[Array, "*batch D"], LayerNormCache | None]:
+) -> tuple[Float[Array, "*batch D"], NormCache | None]:
     """See `layers.layer_norm.layer_norm_forward`."""
     y = np.array(x.reshape(-1, x.shape[-1]).T, order="C")
     cache = _empty_norm_cache(y) if with_cache else None
@@ -399,7 +407,7 @@ def layer_norm_forward(
 
 
 def layer_norm_backward(
-    threads: Threads, d_y: Float[Array, "*batch D"], cache: LayerNormCache, params: LayerNormParams
+    threads: Threads, d_y: Float[Array, "*batch D"], cache: NormCache, params: LayerNormParams
 ) -> tuple[Float[Array, "*batch D"], LayerNormParams]:
     """See `layers.layer_norm.layer_norm_backward`."""
     d_x, d_params = normalize_backward(features_first(d_y), cache, params, threads)

@@ -2,7 +2,9 @@
 
 BLAS libraries bring threads of their own, which leave element-wise work to one of them. Here the parts of a task run
 on threads of ours instead, and BLAS is held to one thread meanwhile. That limit belongs to the whole process, so it is
-counted: the first task sets it, the last one to finish takes it back.
+counted: the first task sets it, the last one to finish takes it back. (So it does for OpenBLAS as NumPy's own packages
+bring it. MKL, and OpenBLAS built on OpenMP, have a limit for each thread: there, set OMP_NUM_THREADS=1 and say
+num_threads= yourself.)
 """
 
 import os
@@ -39,18 +41,26 @@ class Threads:
                     place, part = waiting.popleft()
                 except IndexError:  # another thread was quicker
                     return
-                results[place] = function(part)
+                try:
+                    results[place] = function(part)
+                except BaseException:
+                    waiting.clear()
+                    raise
 
         finished: SimpleQueue[BaseException | None] = SimpleQueue()
         helpers = _crew.begin(min(self.number, len(parts)) - 1, self.number)
+        asked = 0
         try:
             for _ in range(helpers):
+                asked += 1
                 _crew.tasks.put((work, finished))
             work()
         finally:
             waiting.clear()
-            errors = [finished.get() for _ in range(helpers)]
-            _crew.end(helpers)
+            try:
+                errors = _all_answers(finished, asked)
+            finally:
+                _crew.end(helpers)
         for error in errors:
             if error is not None:
                 raise error
@@ -64,6 +74,20 @@ class Threads:
         number = max(1, min(self.number, size // smallest))
         edges = [size * part // number for part in range(number + 1)]
         return [slice(start, stop) for start, stop in pairwise(edges)]
+
+
+def _all_answers(finished: "SimpleQueue[BaseException | None]", number: int) -> list[BaseException | None]:
+    """What the helpers say when they are done; an interrupt has to wait, as they still write into our arrays."""
+    answers: list[BaseException | None] = []
+    interrupt = None
+    while len(answers) < number:
+        try:
+            answers.append(finished.get())
+        except KeyboardInterrupt as raised:
+            interrupt = raised
+    if interrupt is not None:
+        raise interrupt
+    return answers
 
 
 class _Alone(Threads):
@@ -96,17 +120,22 @@ class _Crew:
     def begin(self, wanted: int, limit: int) -> int:
         """Begin a task; lend it up to so many helpers, as long as not more than `limit` threads are at work."""
         with self.lock:
+            helpers = max(0, min(wanted, limit - self.running - 1 - self.lent))
+            while self.started < self.lent + helpers:
+                thread = threading.Thread(target=self._serve, name=f"xlmr_np_{self.started}", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system gives no more threads
+                    helpers = self.started - self.lent
+                    break
+                self.started += 1
             if self.running == 0:
                 libraries = _blas_libraries()
                 self.blas_before = [library.get_num_threads() for library in libraries]
                 for library in libraries:
                     _set_blas_threads(library, 1)
             self.running += 1
-            helpers = max(0, min(wanted, limit - self.running - self.lent))
             self.lent += helpers
-            for number in range(self.started, self.lent):
-                threading.Thread(target=self._serve, name=f"xlmr_np_{number}", daemon=True).start()
-                self.started += 1
             return helpers
 
     def end(self, helpers: int) -> None:
@@ -115,8 +144,13 @@ class _Crew:
             self.lent -= helpers
             self.running -= 1
             if self.running == 0:
-                for library, number in zip(_blas_libraries(), self.blas_before, strict=True):
-                    _set_blas_threads(library, number)
+                self.give_blas_back()
+
+    def give_blas_back(self) -> None:
+        """Set the numbers of threads that BLAS had."""
+        for library, number in zip(_blas_libraries(), self.blas_before, strict=False):
+            _set_blas_threads(library, number)
+        self.blas_before = []
 
     def _serve(self) -> None:
         while True:
@@ -126,8 +160,8 @@ class _Crew:
                 work()
             except BaseException as raised:  # it is the caller's: raised there
                 error = raised
-            del work  # or it would keep its arrays until the next task comes
             finished.put(error)
+            del work, finished, error  # or they would keep their arrays until the next task comes
 
 
 @cache
@@ -149,10 +183,13 @@ def _set_blas_threads(library: Any, number: int) -> None:
 
 
 def default_number_of_threads() -> int:
-    """As many as BLAS would use, which knows the processors at hand, OMP_NUM_THREADS and its own variables."""
+    """As many as BLAS would use, which knows the processors at hand, OMP_NUM_THREADS and its own variables.
+
+    All processors, if the number of threads of this BLAS cannot be asked for.
+    """
     with _crew.lock:
-        numbers = _crew.blas_before if _crew.running else [each.get_num_threads() for each in _blas_libraries()]
-    return max(numbers, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
+        numbers = _crew.blas_before or [each.get_num_threads() for each in _blas_libraries()]
+    return min(numbers, default=os.cpu_count() or 1)
 
 
 def check_number_of_threads(number: Any) -> int:
@@ -181,9 +218,7 @@ _FAST_ON = ("SkylakeX", "Cooperlake", "SapphireRapids")  # OpenBLAS's names of t
 def _after_fork() -> None:
     """In a forked child there are no helpers, and a lock may be held by a thread that is not there."""
     global _crew
-    if _crew.running > 0:
-        for library, number in zip(_blas_libraries(), _crew.blas_before, strict=True):
-            _set_blas_threads(library, number)
+    _crew.give_blas_back()
     _crew = _Crew()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from xlmr_np.arrays import resolve_device
 from xlmr_np.models import XLMRobertaForMaskedLM, XLMRobertaPreTrainedModel
+from xlmr_np.ops.threads import check_number_of_threads
 from xlmr_np.pipelines.fill_mask import FillMaskPipeline
 from xlmr_np.tokenizer import AutoTokenizer, XLMRobertaTokenizer
 
@@ -107,6 +108,7 @@ def pipeline(
     def load_tokenizer(source: Any) -> XLMRobertaTokenizer:
         return source if isinstance(source, XLMRobertaTokenizer) else AutoTokenizer.from_pretrained(source, **location)
 
+    check_number_of_threads(num_threads)
     if isinstance(model, model_class):
         loaded = model.to(resolve_device(device, device_map)) if device is not None or device_map is not None else model
         if num_threads is not None:

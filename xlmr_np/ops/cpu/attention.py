@@ -22,7 +22,7 @@ SCORES = 131072  # how many scores exist at a time: with float32, half a megabyt
 
 
 class AttentionCache(NamedTuple):
-    """The arguments and the result, and for each query its largest score and the sum of the exponentials without it.
+    """The arguments and the result, and for each query its largest score and the sum of exp(score - largest).
 
     The probabilities, of which there are as many as pairs of tokens, are computed again (Dao et al. 2022,
     arXiv:2205.14135, section 3.1).
@@ -98,16 +98,15 @@ def attention_backward(
 
     def part(own_heads: slice) -> None:
         for sentence in sentences:
-            for head in range(own_heads.start, own_heads.stop):
-                own = slice(head, head + 1), slice(None), sentence.queries
-                own_keys = slice(head, head + 1), slice(None), sentence.keys
+            for some, queries in _blocks(sentence, own_heads):
+                own, own_keys = (some, slice(None), queries), (some, slice(None), sentence.keys)
                 probabilities = _scores(query[own], key[own_keys])
-                hidden = _part_of(sentence.hidden, own[0], sentence.queries, sentence)
+                hidden = _part_of(sentence.hidden, some, queries, sentence)
                 if hidden is not None:
                     np.copyto(probabilities, -np.inf, where=hidden)
-                probabilities -= cache.largest[own[0], None, sentence.queries]
+                probabilities -= cache.largest[some, None, queries]
                 np.exp(probabilities, out=probabilities)
-                probabilities /= cache.total[own[0], None, sentence.queries]
+                probabilities /= cache.total[some, None, queries]
                 d_scores = scratch("d_scores", probabilities.shape, probabilities.dtype)
                 np.matmul(value[own_keys].transpose(0, 2, 1), own_d_context[own], out=d_scores)
                 weights = probabilities
@@ -115,13 +114,13 @@ def attention_backward(
                     weights = scratch("weights", probabilities.shape, probabilities.dtype)
                     np.copyto(weights, probabilities)
                     for each in (weights, d_scores):
-                        drop(each, sentence.dropped.at[own[0]], sentence.dropped.rate)
-                np.matmul(own_d_context[own], weights.transpose(0, 2, 1), out=d_value[own_keys])
+                        drop(each, _part_of(sentence.dropped.at, some, queries, sentence), sentence.dropped.rate)
+                d_value[own_keys] += own_d_context[own] @ weights.transpose(0, 2, 1)
                 d_scores -= np.add.reduce(own_d_context[own] * context[own], axis=1)[:, None]
                 d_scores *= probabilities
                 d_scores *= scale
                 np.matmul(key[own_keys], d_scores, out=d_query[own])
-                np.matmul(query[own], d_scores.transpose(0, 2, 1), out=d_key[own_keys])
+                d_key[own_keys] += query[own] @ d_scores.transpose(0, 2, 1)
 
     threads.run(part, threads.ranges(query.shape[0]))
     return tuple(

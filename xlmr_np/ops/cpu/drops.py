@@ -33,7 +33,8 @@ def dropped_features(dropout: Dropout | None, x: Float[Array, "*batch D"], threa
     keep: Any = dropout.keep
     if not isinstance(keep, TokenKey):
         check_places(keep)
-        return Dropped(~np.ascontiguousarray(keep.reshape(-1, x.shape[-1]).T), dropout.rate)
+        bits = np.broadcast_to(keep, x.shape).reshape(-1, x.shape[-1])
+        return Dropped(~np.ascontiguousarray(bits.T), dropout.rate)
     rows, sentences = (each.reshape(-1).astype(np.uint64) for each in (keep.rows, keep.sentences))
     features = x.shape[-1]
     blocks = np.arange(-(-features // 4), dtype=np.uint64)[:, None]

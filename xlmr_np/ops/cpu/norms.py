@@ -1,12 +1,13 @@
 """Layer normalisation in place, some tokens at a time, together with what comes before it."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from xlmr_np.arrays import Array
-from xlmr_np.layers.layer_norm import LayerNormCache, LayerNormParams
+from xlmr_np.layers.layer_norm import LayerNormParams
 from xlmr_np.ops.cpu.drops import Dropped, drop
 from xlmr_np.ops.cpu.memory import scratch
 from xlmr_np.ops.threads import Threads
@@ -14,6 +15,13 @@ from xlmr_np.ops.threads import Threads
 FEW_TOKENS = 64  # are laid end to end, as whole vectors
 FEWEST_TOKENS = 32  # fewer are not worth waking a thread for
 BLOCK_TOKENS = 128  # that are normalised together: they are copied together, as their features lie far apart
+
+
+class NormCache(NamedTuple):
+    """The normalised input and the factor that scaled it."""
+
+    normalized: Float[Array, "D N"]
+    inverse_std: Float[Array, " N"]
 
 
 def _blocks(tokens: slice) -> Iterator[slice]:
@@ -35,21 +43,22 @@ def normalize(
     branch_bias: Float[Array, " D"] | None = None,
     dropped: Dropped | None = None,
     residual: Float[Array, "D N"] | None = None,
-    cache: LayerNormCache | None = None,
+    cache: NormCache | None = None,
 ) -> None:
     """x becomes layer_norm(drop(x + branch_bias) + residual), where what is None is left out.
 
-    A cache is filled; its arrays are [D, N] and [N].
+    A cache is filled.
     """
     weight, bias = (each.astype(x.dtype, copy=False)[:, None] for each in params)
-    first = x.dtype.type(0) if branch_bias is None else branch_bias.astype(x.dtype, copy=False)[:, None]
+    zero = np.zeros((len(x), 1), x.dtype)
+    shift = zero if branch_bias is None else branch_bias.astype(x.dtype, copy=False)[:, None]
     features = x.dtype.type(len(x))
 
     def part(tokens: slice) -> None:
         for block in _blocks(tokens):
             shape = len(x), block.stop - block.start
             y, square = (_block(name, shape, x.dtype) for name in ("block", "square"))
-            np.add(x[:, block], first, out=y)
+            np.add(x[:, block], shift, out=y)
             if dropped is not None:
                 drop(y, dropped.at[:, block], dropped.rate)
             if residual is not None:
@@ -68,7 +77,7 @@ def normalize(
 
 
 def normalize_backward(
-    d_y: Float[Array, "D N"], cache: LayerNormCache, params: LayerNormParams, threads: Threads
+    d_y: Float[Array, "D N"], cache: NormCache, params: LayerNormParams, threads: Threads
 ) -> tuple[Float[Array, "D N"], LayerNormParams]:
     """The gradients of what was normalised (LN.7) and of weight and bias (LN.8, LN.9)."""
     d_x = np.empty_like(d_y)

@@ -18,26 +18,28 @@ FEWER_TOKENS = 64
 TOKENS_OF_A_BLOCK = 32
 ROWS_OF_A_BLOCK = (48, 32, 16, 8)
 
+CONVERTED = 4_000_000  # numbers of a half-precision matrix that a thread has in full precision at a time
+
 
 def multiply(weight: Float[Array, "out in"], x: Float[Array, "in N"], y: Float[Array, "out N"]) -> None:
     """y = weight @ x.
 
     For few tokens BLAS spends more time on copying the matrix than on multiplying. Where it has kernels for small
     products it is given a stack of them, each with a few rows of the matrix: 1.2 to 1.9 times as fast for up to 64
-    tokens (docs/performance.md).
+    tokens (docs/cpu_engine.md).
     """
     tokens = x.shape[1]
-    rows = _rows_of_a_block(weight, tokens)
-    if not 0 < tokens <= FEW_TOKENS or x.dtype != np.float32 or not small_products_are_fast():
-        np.matmul(weight, x, out=y)
-    elif rows:
-        _multiply_in_blocks(weight, x, y, rows)
-    elif tokens <= FEWER_TOKENS:
-        for start in range(0, tokens, TOKENS_OF_A_BLOCK):
-            block = np.ascontiguousarray(x[:, start : start + TOKENS_OF_A_BLOCK])
-            multiply(weight, block, y[:, start : start + TOKENS_OF_A_BLOCK])
-    else:
-        np.matmul(weight, x, out=y)
+    if 0 < tokens <= FEW_TOKENS and x.dtype == np.float32 and small_products_are_fast():
+        rows, block_rows = _rows_of_a_block(weight, tokens), _rows_of_a_block(weight, TOKENS_OF_A_BLOCK)
+        if rows:
+            _multiply_in_blocks(weight, x, y, rows)
+            return
+        if block_rows and tokens <= FEWER_TOKENS:
+            for start in range(0, tokens, TOKENS_OF_A_BLOCK):
+                block = slice(start, start + TOKENS_OF_A_BLOCK)
+                _multiply_in_blocks(weight, np.ascontiguousarray(x[:, block]), y[:, block], block_rows)
+            return
+    np.matmul(weight, x, out=y)
 
 
 def _rows_of_a_block(weight: Float[Array, "out in"], tokens: int) -> int:
@@ -60,16 +62,13 @@ def linears(
     threads: Threads,
     epilogue: Callable[[slice, Array], None] | None = None,
 ) -> None:
-    """y = weight @ x + bias for each, then the epilogue on so many rows that they and its temporaries stay in cache.
-
-    Weights of another type, such as half precision, are converted on the way, a part at a time.
-    """
+    """y = weight @ x + bias for each, then the epilogue on so many rows that they and its temporaries stay in cache."""
     step = max(1, BLOCK // max(1, x.shape[1]))
 
     def part(number: int) -> None:
         for (weight, bias), y in zip(params, ys, strict=True):
             for rows in threads.ranges(len(weight))[number : number + 1]:
-                multiply(weight[rows].astype(x.dtype, copy=False), x, y[rows])
+                _product_of_rows(weight, x, y, rows)
                 own_bias = bias.astype(x.dtype, copy=False)[:, None]
                 for start in range(rows.start, rows.stop, step):
                     block = slice(start, min(start + step, rows.stop))
@@ -84,8 +83,14 @@ def product(
     weight: Float[Array, "out in"], x: Float[Array, "in N"], y: Float[Array, "out N"], threads: Threads
 ) -> None:
     """y = weight @ x, for whoever adds the bias later."""
+    threads.run(lambda rows: _product_of_rows(weight, x, y, rows), threads.ranges(len(weight)))
 
-    def part(rows: slice) -> None:
-        multiply(weight[rows].astype(x.dtype, copy=False), x, y[rows])
 
-    threads.run(part, threads.ranges(len(weight)))
+def _product_of_rows(
+    weight: Float[Array, "out in"], x: Float[Array, "in N"], y: Float[Array, "out N"], rows: slice
+) -> None:
+    """Some rows of the product; those of a matrix of another type, such as half precision, are converted on the way."""
+    step = len(weight) if weight.dtype == x.dtype else max(1, CONVERTED // weight.shape[1])
+    for start in range(rows.start, rows.stop, step):
+        block = slice(start, min(start + step, rows.stop))
+        multiply(weight[block].astype(x.dtype, copy=False), x, y[block])

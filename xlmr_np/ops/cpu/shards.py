@@ -24,10 +24,11 @@ def cut(mask: PackedMask, token_cost: int, number_of_threads: int) -> list[Shard
 
     Args:
         mask: of self-attention.
-        token_cost: how many of the units that a token spends on each token it sees, it spends on itself.
+        token_cost: of a token's own products, in units of what it spends on each token that it sees: 2 D + F.
         number_of_threads: that run them.
     """
-    starts, lengths = (np.asarray(each) for each in mask.query)
+    is_there = np.asarray(mask.query.lengths) > 0
+    starts, lengths = (np.asarray(each)[is_there] for each in mask.query)
     costs = lengths * (token_cost + lengths)
     total_tokens, total_cost = int(lengths.sum()), int(costs.sum())
     if total_cost == 0:

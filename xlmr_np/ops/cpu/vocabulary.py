@@ -1,5 +1,7 @@
 """The decoder onto the vocabulary: logits exist for some rows of the table at a time, and each thread has its own."""
 
+from math import prod
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -12,30 +14,32 @@ from xlmr_np.ops.reference import TopK, VocabularyCrossEntropyCache, largest, me
 from xlmr_np.ops.threads import ALONE, Threads
 
 LOGITS = 1_000_000  # how many a thread computes at a time
-BLOCK = 64  # logits of which only the largest is looked at first
+MOST_ROWS = 16384  # of the table that are looked at together
+CANDIDATES = 64  # logits of which only the largest is looked at first
 
 
 def _chunks(rows: slice, tokens: int) -> list[slice]:
     """Ranges of a thread's rows of the vocabulary, whose logits for all tokens are about `LOGITS`."""
-    step = max(1024, LOGITS // max(1, tokens))
+    step = min(max(1024, LOGITS // max(1, tokens)), MOST_ROWS)
     return [slice(start, min(start + step, rows.stop)) for start in range(rows.start, rows.stop, step)]
 
 
 def _logits(x: Float[Array, "D N"], params: LinearParams, rows: slice) -> Float[Array, "chunk N"]:
-    """The logits of some rows of the vocabulary, in scratch memory."""
-    y = scratch("logits", (rows.stop - rows.start, x.shape[1]), x.dtype)
+    """The logits of some rows of the vocabulary, in scratch memory unless they are many."""
+    shape = rows.stop - rows.start, x.shape[1]
+    y = scratch("logits", shape, x.dtype) if prod(shape) <= 2 * LOGITS else np.empty(shape, x.dtype)
     linears((LinearParams(params.weight[rows], params.bias[rows]),), x, [y], ALONE)
     return y
 
 
 def _log_sum_exp(logits: Float[Array, "chunk N"]) -> Float[Array, " N"]:
     """log Σ exp for each token; the logits become something else."""
-    largest = logits.max(axis=0)
-    largest[~np.isfinite(largest)] = 0
-    logits -= largest
+    shift = logits.max(axis=0)
+    shift[~np.isfinite(shift)] = 0
+    logits -= shift
     np.exp(logits, out=logits)
     with np.errstate(divide="ignore"):  # the logarithm of 0, if no logit is more than -inf
-        return np.log(np.add.reduce(logits, axis=0)) + largest
+        return np.log(np.add.reduce(logits, axis=0)) + shift
 
 
 def vocabulary_cross_entropy_forward(
@@ -121,15 +125,15 @@ def _largest(logits: Float[Array, "N C"], k: int) -> tuple[Float[Array, "N k"], 
     maxima the first blocks are taken, in which k numbers stand before any other of that value.
     """
     tokens, columns = logits.shape
-    blocks = columns // BLOCK
+    blocks = columns // CANDIDATES
     if blocks <= k:
         return largest(logits, k)
-    maxima = logits[:, : blocks * BLOCK].reshape(tokens, blocks, BLOCK).max(axis=2)
-    if np.isnan(maxima).any() or np.isnan(logits[:, blocks * BLOCK :]).any():
+    maxima = logits[:, : blocks * CANDIDATES].reshape(tokens, blocks, CANDIDATES).max(axis=2)
+    if np.isnan(maxima).any() or np.isnan(logits[:, blocks * CANDIDATES :]).any():
         return largest(logits, k)
     chosen = np.sort(np.argsort(-maxima, axis=1, kind="stable")[:, :k], axis=1)
-    inside = (chosen[:, :, None] * BLOCK + np.arange(BLOCK)).reshape(tokens, -1)
-    after = np.broadcast_to(np.arange(blocks * BLOCK, columns), (tokens, columns - blocks * BLOCK))
+    inside = (chosen[:, :, None] * CANDIDATES + np.arange(CANDIDATES)).reshape(tokens, k * CANDIDATES)
+    after = np.broadcast_to(np.arange(blocks * CANDIDATES, columns), (tokens, columns - blocks * CANDIDATES))
     candidates = np.concatenate([inside, after], axis=1)
     order = np.argsort(-np.take_along_axis(logits, candidates, axis=1), axis=1, kind="stable")[:, :k]
     places = np.take_along_axis(candidates, order, axis=1)
