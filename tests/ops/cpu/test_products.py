@@ -22,7 +22,7 @@ def test_products_of_every_width_and_number_of_tokens(width: int, tokens: int) -
     multiply(weight, x, y[:, 2 : tokens + 2])
     exact = weight.astype(np.float64) @ x.astype(np.float64)
     size = np.sqrt(width)
-    np.testing.assert_allclose(y[:, 2 : tokens + 2] / size, exact / size, atol=1e-5)  # sums of so many terms in float32
+    np.testing.assert_allclose(y[:, 2 : tokens + 2] / size, exact / size, atol=3e-5)  # sums of so many terms in float32
     assert np.isnan(y[:, :2]).all()
     assert np.isnan(y[:, tokens + 2 :]).all()
 

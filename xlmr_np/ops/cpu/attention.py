@@ -17,12 +17,13 @@ from xlmr_np.ops.cpu.drops import Dropped, drop, dropped_probabilities
 from xlmr_np.ops.cpu.memory import scratch
 from xlmr_np.ops.threads import Threads
 
+SMALL_SCORE = 40.0  # exp(±40) and sums of very many of them are numbers of float32
 FEWEST_SCORES = 8192  # fewer are not worth waking a thread for
 SCORES = 131072  # how many scores exist at a time: with float32, half a megabyte
 
 
 class AttentionCache(NamedTuple):
-    """The arguments and the result, and for each query its largest score and the sum of exp(score - largest).
+    """The arguments and the result, and for each query a number near its largest score and Σ exp(score - largest).
 
     The probabilities, of which there are as many as pairs of tokens, are computed again (Dao et al. 2022,
     arXiv:2205.14135, section 3.1).
@@ -64,14 +65,19 @@ def attention_forward(
     def part(own_heads: slice) -> None:
         for sentence in sentences:
             for some, queries in _blocks(sentence, own_heads):
-                scores = _scores(own_query[some, :, queries], own_key[some, :, sentence.keys])
+                block_query, block_key = own_query[some, :, queries], own_key[some, :, sentence.keys]
+                scores = _scores(block_query, block_key)
                 hidden = _part_of(sentence.hidden, some, queries, sentence)
-                largest = _hide_and_find_largest(scores, hidden)
-                scores -= largest
+                if hidden is not None:
+                    np.copyto(scores, -np.inf, where=hidden)
+                if not _are_small(block_query, block_key):
+                    largest = _largest(scores)
+                    all_largest[some, queries] = largest[:, 0]
+                    scores -= largest
                 np.exp(scores, out=scores)
                 total = np.ones((1, scores.shape[1]), scores.dtype) @ scores
                 total[total == 0] = 1  # of a query that sees nothing
-                all_largest[some, queries], all_total[some, queries] = largest[:, 0], total[:, 0]
+                all_total[some, queries] = total[:, 0]
                 if sentence.dropped is not None:
                     drop(scores, _part_of(sentence.dropped.at, some, queries, sentence), sentence.dropped.rate)
                 own_context = context[some, :, queries]
@@ -207,13 +213,21 @@ def _scores(query: Float[Array, "H W T"], key: Float[Array, "H W S"]) -> Float[A
     return np.matmul(key.transpose(0, 2, 1), scaled, out=scores)
 
 
-def _hide_and_find_largest(
-    scores: Float[Array, "H S T"], hidden: Bool[Array, "#H #S #T"] | None
-) -> Float[Array, "H 1 T"]:
-    """Set what is hidden to -inf; the largest score of each query, or 0 if it sees nothing."""
-    if hidden is not None:
-        np.copyto(scores, -np.inf, where=hidden)
+def _are_small(query: Float[Array, "H W T"], key: Float[Array, "H W S"]) -> bool:
+    """Whether no exponential of a score can overflow or vanish, so that the largest need not be subtracted.
+
+    |q · k| is at most |q| |k|, which is cheaper to look at than all scores where there are more keys than features.
+    """
+    _, width, keys = key.shape
+    if keys < width:
+        return False
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = [np.add.reduce(each * each, axis=1).max(initial=0) for each in (query, key)]
+        return bool(squares[0] * squares[1] <= SMALL_SCORE**2 * width)
+
+
+def _largest(scores: Float[Array, "H S T"]) -> Float[Array, "H 1 T"]:
+    """The largest score of each query, or 0 if it sees nothing."""
     largest = np.max(scores, axis=1, keepdims=True, initial=-np.inf)
-    if hidden is not None or scores.shape[1] == 0:
-        largest[largest == -np.inf] = 0
+    largest[largest == -np.inf] = 0
     return largest

@@ -31,17 +31,22 @@ def cut(mask: PackedMask, token_cost: int, number_of_threads: int) -> list[Shard
     starts, lengths = (np.asarray(each)[is_there] for each in mask.query)
     costs = lengths * (token_cost + lengths)
     total_tokens, total_cost = int(lengths.sum()), int(costs.sum())
-    if total_cost == 0:
+    if total_tokens < number_of_threads * FEWEST_TOKENS:
         return []
-    number = number_of_threads * -(-total_tokens // (number_of_threads * SHARD_TOKENS))
+    fewest = -(-total_tokens // (number_of_threads * SHARD_TOKENS))
+    for number in (number_of_threads * fewest * finer for finer in (1, 2, 3)):  # smaller shards can be more even
+        groups = _groups(costs, number)
+        if _time(costs, groups, number_of_threads) <= SHARING_AN_OPERATION * total_cost / number_of_threads:
+            return [_shard(starts[group], lengths[group], mask.is_causal) for group in groups]
+    return []
+
+
+def _groups(costs: np.ndarray, number: int) -> list[slice]:
+    """Consecutive sentences, in so many groups of nearly equal cost, or fewer."""
     middle = np.cumsum(costs) - costs / 2
-    numbers = np.minimum(middle * number // total_cost, number - 1).astype(int)
-    edges = [*np.flatnonzero(np.diff(numbers, prepend=-1)), len(lengths)]
-    groups = [slice(first, last) for first, last in pairwise(edges)]
-    is_short = total_tokens < number_of_threads * FEWEST_TOKENS
-    if is_short or _time(costs, groups, number_of_threads) > SHARING_AN_OPERATION * total_cost / number_of_threads:
-        return []
-    return [_shard(starts[group], lengths[group], mask.is_causal) for group in groups]
+    numbers = np.minimum(middle * number // costs.sum(), number - 1).astype(int)
+    edges = [*np.flatnonzero(np.diff(numbers, prepend=-1)), len(costs)]
+    return [slice(first, last) for first, last in pairwise(edges)]
 
 
 def _time(costs: np.ndarray, groups: list[slice], number_of_threads: int) -> int:
