@@ -90,7 +90,7 @@ def test_tables_tell_ratios_targets_and_cost() -> None:
 @given(difference=st.floats(0, 1) | st.just(math.nan), engine=st.sampled_from(["onnxruntime", "openvino-bfloat16"]))
 def test_engines_that_disagree_end_the_benchmark(difference: float, engine: str) -> None:
     tolerance = {"onnxruntime": 1e-3, "openvino-bfloat16": 0.25}[engine]
-    assume(not math.isclose(difference, tolerance))
+    assume(not math.isclose(difference, tolerance))  # at the limit itself, rounding decides
     answers = {"transformers": np.zeros((3, 4)), engine: np.full((3, 4), difference)}
     if difference <= tolerance:
         compare("1x16", answers)

@@ -446,13 +446,13 @@ def test_activations_on_a_dense_grid(dtype: str, name: str) -> None:
     _, expected_d_params = REFERENCE.linear_activation.backward(d_y.astype(np.float64), expected_cache, *expected_given)
     for ours in (y, inferred):
         np.testing.assert_allclose(ours, expected, rtol=tolerance, atol=tolerance)
-    np.testing.assert_allclose(d_params.bias, expected_d_params.bias, rtol=0, atol=10 * tolerance)
+    np.testing.assert_allclose(d_params.bias, expected_d_params.bias, rtol=0, atol=10 * tolerance)  # sums over tokens
 
 
 def test_the_grid_s_own_erf() -> None:
     """`xlmr_np.arrays.erf`, which the reference uses, against the C library's."""
     exact = np.array([math.erf(each) for each in GRID])
-    np.testing.assert_allclose(erf(GRID), exact, rtol=0, atol=4e-16)
+    np.testing.assert_allclose(erf(GRID), exact, rtol=0, atol=4e-16)  # two units in the last place of 1
 
 
 @pytest.mark.parametrize("name", ["relu", "gelu", "silu", "tanh", "gelu_new"])
@@ -463,7 +463,7 @@ def test_what_is_no_number_stays_none(name: str) -> None:
         warnings.simplefilter("ignore")
         y, _, _ = activate(NUMPY, name, points)
         expected, _, _ = activate(REFERENCE, name, points[[0, 3, 4]])
-    np.testing.assert_allclose(y[:, [0, 3, 4]], expected, atol=1e-6)
+    np.testing.assert_allclose(y[:, [0, 3, 4]], expected, atol=1e-6)  # float32's rounding
     assert np.isnan(y[:, 1]).all() or name == "relu"  # NaN > 0 is false, and the reference's relu says 0
     np.testing.assert_array_equal(y[:, 2], np.full(3, 1 if name == "tanh" else np.inf))
 
@@ -599,7 +599,7 @@ def test_all_logits_equal(k: int) -> None:
     for ops in (NUMPY, NUMPY_INFERENCE):
         top, _ = ops.vocabulary_top_k.forward(np.ones((2, 2), np.float32), params, k)
         np.testing.assert_array_equal(top.ids, np.tile(np.arange(k), (2, 1)))
-        np.testing.assert_allclose(top.log_sum_exp, 2 + np.log(35_000), rtol=1e-6)
+        np.testing.assert_allclose(top.log_sum_exp, 2 + np.log(35_000), rtol=1e-6)  # float32's rounding
 
 
 @pytest.mark.parametrize("place", [0, 1, 20_000, 29_999])

@@ -223,14 +223,28 @@ def _add_norm(
     y = np.empty_like(residual)
 
     def part(workers: Threads, own: slice) -> None:
-        product(params.linear.weight, x[:, own], y[:, own], workers)
-        norm = params.layer_norm, eps, workers, params.linear.bias
-        own_dropped = None if dropped is None else Dropped(dropped.at[:, own], dropped.rate)
         own_cache = None if cache is None else NormCache(cache.normalized[:, own], cache.inverse_std[own])
-        normalize(y[:, own], *norm, own_dropped, residual[:, own], own_cache)
+        _add_norm_of(own, workers, x[:, own], y, residual, params, eps, dropped, own_cache)
 
     _share_out(part, x.shape[1], threads, params.linear.weight.dtype != x.dtype)
     return y
+
+
+def _add_norm_of(
+    own: slice,
+    workers: Threads,
+    x: Float[Array, "in n"],
+    y: Float[Array, "D N"],
+    residual: Float[Array, "D N"],
+    params: AddNormParams,
+    eps: float,
+    dropped: Dropped | None,
+    cache: NormCache | None,
+) -> None:
+    """Fill the tokens `own` of y, given the input x and the cache of these tokens alone."""
+    product(params.linear.weight, x, y[:, own], workers)
+    own_dropped = None if dropped is None else Dropped(dropped.at[:, own], dropped.rate)
+    normalize(y[:, own], params.layer_norm, eps, workers, params.linear.bias, own_dropped, residual[:, own], cache)
 
 
 def _share_out(part: Callable[[Threads, slice], None], tokens: int, threads: Threads, is_converted: bool) -> None:
@@ -313,10 +327,7 @@ def feed_forward_inference(
             block = slice(start, min(start + FEED_FORWARD_TOKENS, own.stop))
             hidden = scratch("hidden", (len(params.intermediate.weight), block.stop - start), own_x.dtype)
             linears((params.intermediate,), own_x[:, block], [hidden], workers, activate_part)
-            product(params.output.linear.weight, hidden, y[:, block], workers)
-            norm = params.output.layer_norm, eps, workers, params.output.linear.bias
-            own_dropped = None if dropped is None else Dropped(dropped.at[:, block], dropped.rate)
-            normalize(y[:, block], *norm, own_dropped, own_x[:, block])
+            _add_norm_of(block, workers, hidden, y, own_x, params.output, eps, dropped, None)
 
     _share_out(part, own_x.shape[1], threads, params.output.linear.weight.dtype != x.dtype)
     return tokens_first(y, x.shape[:-1]), None

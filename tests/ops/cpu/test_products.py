@@ -34,7 +34,7 @@ def test_half_precision_is_converted_some_rows_at_a_time(dtype: type, monkeypatc
     x, y = RANDOM.standard_normal((30, 9), dtype=np.float32), np.empty((70, 9), np.float32)
     linears((params,), x, [y], Threads(2))
     expected = params.weight.astype(np.float32) @ x + params.bias.astype(np.float32)[:, None]
-    np.testing.assert_allclose(y, expected, atol=1e-5)
+    np.testing.assert_allclose(y, expected, atol=1e-5)  # sums of 30 products in float32
 
 
 def test_scratch_memory_is_used_again_and_grows() -> None:
