@@ -171,11 +171,14 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         Half-precision weights are converted for every product anew, so that all sentences share one.
         """
         config, mask, sharding = self.config, inputs.mask, self.engine.sharding
-        if sharding is None or not isinstance(mask, PackedMask) or _is_converted(self.params.encoder):
+        if sharding is None:
             return run(inputs, self.engine.inference)
-        shards = cut(mask, 2 * config.hidden_size + config.intermediate_size, sharding.threads.number)
+        shards = []
+        if isinstance(mask, PackedMask) and not _is_converted(self.params.encoder):
+            shards = cut(mask, 2 * config.hidden_size + config.intermediate_size, sharding.threads.number)
         if not shards:
-            return run(inputs, self.engine.inference)
+            with sharding.threads.held_together():
+                return run(inputs, self.engine.inference)
 
         def run_shard(shard: Shard) -> list[Array]:
             ids, token_types, positions = (each[shard.tokens] for each in inputs[:3])

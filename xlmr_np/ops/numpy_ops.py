@@ -2,8 +2,7 @@
 
 The functions take the reference's arguments, and first of all the threads to work with. What makes them fast lies in
 `xlmr_np.ops.cpu`: features before tokens in memory, element-wise steps in place and in blocks that stay in cache,
-all of it on every thread. Products are cut by features, so that threads read different parts of a matrix, or by tokens
-where there are enough for each thread to run a whole sublayer.
+all of it on every thread. Products are cut by features, so that threads read different parts of a matrix.
 """
 
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from xlmr_np.ops import Op, Ops, without_caches
 from xlmr_np.ops.cpu.activations import activate, activate_and_slope
 from xlmr_np.ops.cpu.attention import attention_backward, attention_forward
 from xlmr_np.ops.cpu.drops import Dropped, drop, dropped_features
-from xlmr_np.ops.cpu.memory import features_first, scratch, tokens_first
+from xlmr_np.ops.cpu.memory import activations, copied, features_first, scratch_activations, tokens_first
 from xlmr_np.ops.cpu.norms import NormCache, normalize, normalize_backward
 from xlmr_np.ops.cpu.products import linears, product
 from xlmr_np.ops.cpu.vocabulary import (
@@ -32,9 +31,8 @@ from xlmr_np.ops.cpu.vocabulary import (
     vocabulary_cross_entropy_forward,
     vocabulary_top_k_forward,
 )
-from xlmr_np.ops.threads import ALONE, Threads, default_number_of_threads
+from xlmr_np.ops.threads import Threads, default_number_of_threads
 
-ENOUGH_TOKENS = 64  # for one thread
 FEED_FORWARD_TOKENS = 1024  # whose intermediate activations exist at a time in inference
 
 
@@ -46,22 +44,22 @@ class AddNormCache(NamedTuple):
 
 
 class FeedForwardCache(NamedTuple):
-    """The input, the intermediate projection before its activation, and what was normalised."""
+    """The input, its product with the intermediate matrix before bias and activation, and what was normalised."""
 
     x: Float[Array, "*batch D"]
-    intermediate: Float[Array, "F N"]
+    product: Float[Array, "F N"]
     layer_norm: NormCache
 
 
 class LinearActivationCache(NamedTuple):
-    """The input, and the projection before its activation."""
+    """The input, and its product with the matrix before bias and activation."""
 
     x: Float[Array, "*batch in"]
-    projected: Float[Array, "out N"]
+    product: Float[Array, "out N"]
 
 
 def _empty_norm_cache(y: Float[Array, "D N"]) -> NormCache:
-    return NormCache(np.empty_like(y), np.empty(y.shape[1], y.dtype))
+    return NormCache(activations(*y.shape, y.dtype), np.empty(y.shape[1], y.dtype))
 
 
 # embed
@@ -85,7 +83,7 @@ def embed_forward(
 
     total = rows(params.token, ids) + rows(params.token_type, token_types)
     total += rows(params.position, positions)
-    y = np.ascontiguousarray(total.T)
+    y = copied(total.T)
     cache = _empty_norm_cache(y) if with_cache else None
     normalize(y, params.layer_norm, eps, threads, cache=cache)
     result = tokens_first(y, ids.shape)
@@ -119,7 +117,7 @@ def _undropped(d_y: Float[Array, "*batch D"], dropout: Dropout | None, threads: 
     """The gradient before the dropout: the same map, on a copy, as arguments are never written to."""
     if dropout is None:
         return features_first(d_y)
-    d_x = features_first(d_y).copy()
+    d_x = copied(features_first(d_y))
     _drop(d_x, dropped_features(dropout, d_y, threads), threads)
     return d_x
 
@@ -135,7 +133,7 @@ def linears_forward(
     One product for each matrix: side by side in memory they would be one product, which takes the same time.
     """
     own_x = features_first(x)
-    ys = [np.empty((each.weight.shape[0], own_x.shape[1]), own_x.dtype) for each in params]
+    ys = [activations(each.weight.shape[0], own_x.shape[1], own_x.dtype) for each in params]
     linears(params, own_x, ys, threads)
     return tuple(tokens_first(y, x.shape[:-1]) for y in ys), LinearCache(x)
 
@@ -149,7 +147,7 @@ def linears_backward(
     """See `ops.reference.linears_backward`."""
     x = features_first(cache.x)
     own_d_ys = [features_first(d_y) for d_y in d_ys]
-    d_x = np.empty_like(x)
+    d_x = activations(*x.shape, x.dtype)
     _input_gradient(own_d_ys, params, d_x, threads)
     d_params = tuple(_linear_gradients(d_y, x, threads) for d_y in own_d_ys)
     return tokens_first(d_x, cache.x.shape[:-1]), d_params
@@ -220,43 +218,10 @@ def _add_norm(
     dropped: Dropped | None,
     cache: NormCache | None,
 ) -> Float[Array, "D N"]:
-    y = np.empty_like(residual)
-
-    def part(workers: Threads, own: slice) -> None:
-        own_cache = None if cache is None else NormCache(cache.normalized[:, own], cache.inverse_std[own])
-        _add_norm_of(own, workers, x[:, own], y, residual, params, eps, dropped, own_cache)
-
-    _share_out(part, x.shape[1], threads, params.linear.weight.dtype != x.dtype)
+    y = activations(*residual.shape, residual.dtype)
+    product(params.linear.weight, x, y, threads)
+    normalize(y, params.layer_norm, eps, threads, params.linear.bias, dropped, residual, cache)
     return y
-
-
-def _add_norm_of(
-    own: slice,
-    workers: Threads,
-    x: Float[Array, "in n"],
-    y: Float[Array, "D N"],
-    residual: Float[Array, "D N"],
-    params: AddNormParams,
-    eps: float,
-    dropped: Dropped | None,
-    cache: NormCache | None,
-) -> None:
-    """Fill the tokens `own` of y, given the input x and the cache of these tokens alone."""
-    product(params.linear.weight, x, y[:, own], workers)
-    own_dropped = None if dropped is None else Dropped(dropped.at[:, own], dropped.rate)
-    normalize(y[:, own], params.layer_norm, eps, workers, params.linear.bias, own_dropped, residual[:, own], cache)
-
-
-def _share_out(part: Callable[[Threads, slice], None], tokens: int, threads: Threads, is_converted: bool) -> None:
-    """A token-wise operation on some tokens for each thread.
-
-    Few tokens are for all threads together, and so are matrices that are converted, which one conversion then serves.
-    """
-    ranges = threads.ranges(tokens, ENOUGH_TOKENS)
-    if is_converted or len(ranges) < threads.number:
-        part(threads, slice(0, tokens))
-    else:
-        threads.run(lambda own: part(ALONE, own), ranges)
 
 
 def add_norm_backward(
@@ -271,7 +236,7 @@ def add_norm_backward(
     d_residual, d_layer_norm = normalize_backward(features_first(d_y), cache.layer_norm, params.layer_norm, threads)
     d_branch = _undropped(tokens_first(d_residual, d_y.shape[:-1]), dropout, threads)
     x = features_first(cache.x)
-    d_x = np.empty_like(x)
+    d_x = activations(*x.shape, x.dtype)
     _input_gradient([d_branch], (params.linear,), d_x, threads)
     d_linear = _linear_gradients(d_branch, x, threads)
     return (
@@ -294,16 +259,19 @@ def feed_forward_forward(
 ) -> tuple[Float[Array, "*batch D"], FeedForwardCache]:
     """See `layers.feed_forward.feed_forward_forward`."""
     own_x = features_first(x)
-    intermediate = np.empty((len(params.intermediate.weight), own_x.shape[1]), own_x.dtype)
-    activated = np.empty_like(intermediate)
+    shape = len(params.intermediate.weight), own_x.shape[1]
+    own_product, activated = activations(*shape, own_x.dtype), activations(*shape, own_x.dtype)
 
-    def activate_part(rows: slice, projected: Float[Array, "rows N"]) -> None:
-        activate(projected, activation, activated[rows])
-
-    linears((params.intermediate,), own_x, [intermediate], threads, activate_part)
+    linears(
+        (params.intermediate,),
+        own_x,
+        [own_product],
+        threads,
+        lambda rows, part, bias: activate(part, bias, activation, activated[rows]),
+    )
     norm_cache = _empty_norm_cache(own_x)
     y = _add_norm(threads, activated, own_x, params.output, eps, dropped_features(dropout, x, threads), norm_cache)
-    return tokens_first(y, x.shape[:-1]), FeedForwardCache(x, intermediate, norm_cache)
+    return tokens_first(y, x.shape[:-1]), FeedForwardCache(x, own_product, norm_cache)
 
 
 def feed_forward_inference(
@@ -316,20 +284,22 @@ def feed_forward_inference(
 ) -> tuple[Float[Array, "*batch D"], None]:
     """As `feed_forward_forward`, for some tokens at a time, so that their activations are never there for all."""
     own_x = features_first(x)
-    y = np.empty_like(own_x)
-    dropped = dropped_features(dropout, x, threads)
+    y = activations(*own_x.shape, own_x.dtype)
+    features, tokens = len(params.intermediate.weight), own_x.shape[1]
 
-    def activate_part(rows: slice, projected: Float[Array, "rows N"]) -> None:
-        activate(projected, activation, projected)
-
-    def part(workers: Threads, own: slice) -> None:
-        for start in range(own.start, own.stop, FEED_FORWARD_TOKENS):
-            block = slice(start, min(start + FEED_FORWARD_TOKENS, own.stop))
-            hidden = scratch("hidden", (len(params.intermediate.weight), block.stop - start), own_x.dtype)
-            linears((params.intermediate,), own_x[:, block], [hidden], workers, activate_part)
-            _add_norm_of(block, workers, hidden, y, own_x, params.output, eps, dropped, None)
-
-    _share_out(part, own_x.shape[1], threads, params.output.linear.weight.dtype != x.dtype)
+    for start in range(0, tokens, FEED_FORWARD_TOKENS):
+        some = slice(start, min(start + FEED_FORWARD_TOKENS, tokens))
+        hidden = scratch_activations("hidden", features, some.stop - start, own_x.dtype)
+        linears(
+            (params.intermediate,),
+            own_x[:, some],
+            [hidden],
+            threads,
+            lambda _, part, bias: activate(part, bias, activation, part),
+        )
+        product(params.output.linear.weight, hidden, y[:, some], threads)
+    output = params.output
+    normalize(y, output.layer_norm, eps, threads, output.linear.bias, dropped_features(dropout, x, threads), own_x)
     return tokens_first(y, x.shape[:-1]), None
 
 
@@ -348,21 +318,22 @@ def feed_forward_backward(
         features_first(d_y), cache.layer_norm, params.output.layer_norm, threads
     )
     d_branch = _undropped(tokens_first(d_residual, d_y.shape[:-1]), dropout, threads)
-    x, intermediate = features_first(cache.x), cache.intermediate
-    d_intermediate = np.empty_like(intermediate)
+    x = features_first(cache.x)
+    d_intermediate = activations(*cache.product.shape, x.dtype)
+    first_bias = params.intermediate.bias.astype(x.dtype, copy=False)[:, None]
     d_first = LinearParams(np.empty(first.shape, x.dtype), np.empty(len(first), x.dtype))
     d_second = np.empty(second.shape, x.dtype)
 
     def part(rows: slice) -> None:
         d = d_intermediate[rows]
         np.matmul(second[:, rows].astype(x.dtype, copy=False).T, d_branch, out=d)
-        activated = activate_and_slope(intermediate[rows], activation, d)
+        activated = activate_and_slope(cache.product[rows], first_bias[rows], activation, d)
         np.matmul(d_branch, activated.T, out=d_second[:, rows])
         np.matmul(d, x.T, out=d_first.weight[rows])
         np.add.reduce(d, axis=1, out=d_first.bias[rows])
 
     threads.run(part, threads.ranges(len(first)))
-    d_x = np.empty_like(x)
+    d_x = activations(*x.shape, x.dtype)
     _input_gradient([d_intermediate], (params.intermediate,), d_x, threads, d_residual)
     d_linear = LinearParams(d_second, np.add.reduce(d_branch, axis=1))
     return tokens_first(d_x, d_y.shape[:-1]), FeedForwardParams(d_first, AddNormParams(d_linear, d_layer_norm))
@@ -376,14 +347,12 @@ def linear_activation_forward(
 ) -> tuple[Float[Array, "*batch out"], LinearActivationCache | None]:
     """See `ops.reference.linear_activation_forward`."""
     own_x = features_first(x)
-    y = np.empty((len(params.weight), own_x.shape[1]), own_x.dtype)
-    projected = np.empty_like(y) if with_cache else y
-
-    def activate_part(rows: slice, part: Float[Array, "rows N"]) -> None:
-        activate(part, activation, y[rows])
-
-    linears((params,), own_x, [projected], threads, activate_part)
-    return tokens_first(y, x.shape[:-1]), LinearActivationCache(x, projected) if with_cache else None
+    y = activations(len(params.weight), own_x.shape[1], own_x.dtype)
+    own_product = activations(*y.shape, y.dtype) if with_cache else y
+    linears(
+        (params,), own_x, [own_product], threads, lambda rows, part, bias: activate(part, bias, activation, y[rows])
+    )
+    return tokens_first(y, x.shape[:-1]), LinearActivationCache(x, own_product) if with_cache else None
 
 
 def linear_activation_backward(
@@ -394,12 +363,13 @@ def linear_activation_backward(
     activation: str,
 ) -> tuple[Float[Array, "*batch in"], LinearParams]:
     """See `ops.reference.linear_activation_backward`."""
-    d_projected, x = features_first(d_y).copy(), features_first(cache.x)
+    d_projected, x = copied(features_first(d_y)), features_first(cache.x)
+    bias = params.bias.astype(x.dtype, copy=False)[:, None]
     threads.run(
-        lambda rows: activate_and_slope(cache.projected[rows], activation, d_projected[rows]),
+        lambda rows: activate_and_slope(cache.product[rows], bias[rows], activation, d_projected[rows]),
         threads.ranges(len(d_projected)),
     )
-    d_x = np.empty_like(x)
+    d_x = activations(*x.shape, x.dtype)
     _input_gradient([d_projected], (params,), d_x, threads)
     return tokens_first(d_x, cache.x.shape[:-1]), _linear_gradients(d_projected, x, threads)
 
@@ -411,7 +381,7 @@ def layer_norm_forward(
     threads: Threads, with_cache: bool, x: Float[Array, "*batch D"], params: LayerNormParams, eps: float
 ) -> tuple[Float[Array, "*batch D"], NormCache | None]:
     """See `layers.layer_norm.layer_norm_forward`."""
-    y = np.array(x.reshape(-1, x.shape[-1]).T, order="C")
+    y = copied(x.reshape(-1, x.shape[-1]).T)
     cache = _empty_norm_cache(y) if with_cache else None
     normalize(y, params, eps, threads, cache=cache)
     return tokens_first(y, x.shape[:-1]), cache

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from xlmr_np.arrays import Array
 from xlmr_np.layers.activations import ACTIVATIONS, GELU, activation_backward, activation_forward
-from xlmr_np.ops.cpu.memory import BLOCK, scratch
+from xlmr_np.ops.cpu.memory import activations, rows_of_a_block, scratch
 
 # erf(x / √2) = tanh(x P(x²)) to 5.8e-8: P minimises the largest error over all x; lowest power first. With float32's
 # own rounding the error is 1.4e-7. For large x the last coefficient rules, so that tanh saturates as erf does.
@@ -22,33 +22,44 @@ _ERF_AS_TANH = (
 )
 
 
-def activate(x: Float[Array, "rows N"], name: str, out: Float[Array, "rows N"]) -> None:
-    """out = activation(x), on arrays that fit into cache; the two may be the same."""
+def activate(
+    product: Float[Array, "rows N"], bias: Float[Array, "rows 1"], name: str, out: Float[Array, "rows N"]
+) -> None:
+    """out = activation(product + bias), on arrays that fit into cache; they may be the same."""
+    x = _biased(product, bias)
     if _is_fast(x, name):
         np.multiply(x, _distribution(x), out=out)
     else:
         out[...] = activation_forward(x, name)[0]
 
 
-def activate_and_slope(x: Float[Array, "rows N"], name: str, d_y: Float[Array, "rows N"]) -> Float[Array, "rows N"]:
-    """activation(x), and d_y becomes the gradient of x; both contiguous."""
-    y = np.empty_like(x)
-    flat_x, flat_y, flat_d = (array.reshape(-1) for array in (x, y, d_y))
-    for start in range(0, x.size, BLOCK):
-        block = slice(start, start + BLOCK)
+def activate_and_slope(
+    product: Float[Array, "rows N"], bias: Float[Array, "rows 1"], name: str, d_y: Float[Array, "rows N"]
+) -> Float[Array, "rows N"]:
+    """activation(product + bias), and d_y becomes the gradient of its argument."""
+    y = activations(*product.shape, product.dtype)
+    step = rows_of_a_block(product.shape[1])
+    for start in range(0, len(product), step):
+        block = slice(start, start + step)
+        x = _biased(product[block], bias[block])
         if _is_fast(x, name):
-            _gelu_and_slope(flat_x[block], flat_y[block], flat_d[block])
+            _gelu_and_slope(x, y[block], d_y[block])
         else:
-            flat_y[block], cache = activation_forward(flat_x[block], name)
-            flat_d[block] = activation_backward(flat_d[block], cache, name)
+            y[block], cache = activation_forward(x, name)
+            d_y[block] = activation_backward(d_y[block], cache, name)
     return y
+
+
+def _biased(product: Float[Array, "rows N"], bias: Float[Array, "rows 1"]) -> Float[Array, "rows N"]:
+    """The argument of the activation, in scratch memory, where it is contiguous."""
+    return np.add(product, bias, out=scratch("biased", product.shape, product.dtype))
 
 
 def _is_fast(x: Float[Array, "rows N"], name: str) -> bool:
     return ACTIVATIONS.get(name) is GELU and x.dtype == np.float32
 
 
-def _distribution(x: Float[Array, "*block"]) -> Float[Array, "*block"]:
+def _distribution(x: Float[Array, "rows N"]) -> Float[Array, "rows N"]:
     """Φ(x) = (1 + erf(x / √2)) / 2, in scratch memory; beside it, in "square", x²."""
     square, y = scratch("square", x.shape, x.dtype), scratch("distribution", x.shape, x.dtype)
     with np.errstate(over="ignore"):  # an infinite polynomial is as good as a large one
@@ -65,7 +76,7 @@ def _distribution(x: Float[Array, "*block"]) -> Float[Array, "*block"]:
     return y
 
 
-def _gelu_and_slope(x: Float[Array, " block"], y: Float[Array, " block"], d: Float[Array, " block"]) -> None:
+def _gelu_and_slope(x: Float[Array, "rows N"], y: Float[Array, "rows N"], d: Float[Array, "rows N"]) -> None:
     """y = x Φ(x), and d becomes d (Φ(x) + x φ(x)) (ACT.2)."""
     distribution = _distribution(x)
     np.multiply(x, distribution, out=y)

@@ -14,11 +14,15 @@ from xlmr_np.arrays import Array
 from xlmr_np.layers.attention import Mask, PackedMask, sentence_slices
 from xlmr_np.layers.dropout import Dropout
 from xlmr_np.ops.cpu.drops import Dropped, drop, dropped_probabilities
-from xlmr_np.ops.cpu.memory import scratch
+from xlmr_np.ops.cpu.memory import activations, scratch
+from xlmr_np.ops.cpu.products import columns_of_a_small_product
 from xlmr_np.ops.threads import Threads
 
-SMALL_SCORE = 40.0  # exp(±40) and sums of very many of them are numbers of float32
+# Σ exp(score) is as good as Σ exp(score - largest) if it lies between these: numbers of float32 that are neither
+# infinite nor imprecise, nor are their products with values and the terms that matter.
+SMALLEST_TOTAL, LARGEST_TOTAL = 1e-25, 1e25
 FEWEST_SCORES = 8192  # fewer are not worth waking a thread for
+FEWEST_QUERIES = 48  # for which small products pay
 SCORES = 131072  # how many scores exist at a time: with float32, half a megabyte
 
 
@@ -58,25 +62,24 @@ def attention_forward(
     """The context, as `layers.attention.attention_forward` defines it."""
     sentences = _sentences(query.shape, key.shape, mask, dropout, threads)
     own_query, own_key, own_value = (_tokens_last(each) for each in (query, key, value))
-    heads, _, tokens = own_query.shape
-    context = np.empty(own_query.shape, query.dtype)
+    heads, width, tokens = own_query.shape
+    context = activations(heads * width, tokens, query.dtype).reshape(own_query.shape)
     all_largest, all_total = np.zeros((2, heads, tokens), query.dtype)
 
     def part(own_heads: slice) -> None:
         for sentence in sentences:
-            for some, queries in _blocks(sentence, own_heads):
+            for some, queries in _blocks(sentence, own_heads, width):
                 block_query, block_key = own_query[some, :, queries], own_key[some, :, sentence.keys]
-                scores = _scores(block_query, block_key)
                 hidden = _part_of(sentence.hidden, some, queries, sentence)
-                if hidden is not None:
-                    np.copyto(scores, -np.inf, where=hidden)
-                if not _are_small(block_query, block_key):
+                scores = _scores(block_query, block_key, hidden)
+                total = _exponentials(scores)
+                if not ((total > SMALLEST_TOTAL) & (total < LARGEST_TOTAL)).all():
+                    scores = _scores(block_query, block_key, hidden)
                     largest = _largest(scores)
                     all_largest[some, queries] = largest[:, 0]
                     scores -= largest
-                np.exp(scores, out=scores)
-                total = np.ones((1, scores.shape[1]), scores.dtype) @ scores
-                total[total == 0] = 1  # of a query that sees nothing
+                    total = _exponentials(scores)
+                    total[total == 0] = 1  # of a query that sees nothing
                 all_total[some, queries] = total[:, 0]
                 if sentence.dropped is not None:
                     drop(scores, _part_of(sentence.dropped.at, some, queries, sentence), sentence.dropped.rate)
@@ -99,17 +102,16 @@ def attention_backward(
     """The gradients of query, key and value (ATT.5 to ATT.9), on probabilities computed again."""
     sentences = _sentences(cache.query.shape, cache.key.shape, mask, dropout, threads)
     query, key, value, context, own_d_context = (_tokens_last(each) for each in (*cache[:4], d_context))
-    d_query, d_key, d_value = (np.zeros(each.shape, d_context.dtype) for each in (query, key, value))
-    scale = d_context.dtype.type(query.shape[1] ** -0.5)
+    d_query, d_key, d_value = (_zeros(each.shape, d_context.dtype) for each in (query, key, value))
+    width = query.shape[1]
+    scale = d_context.dtype.type(width**-0.5)
 
     def part(own_heads: slice) -> None:
         for sentence in sentences:
-            for some, queries in _blocks(sentence, own_heads):
+            for some, queries in _blocks(sentence, own_heads, width):
                 own, own_keys = (some, slice(None), queries), (some, slice(None), sentence.keys)
-                probabilities = _scores(query[own], key[own_keys])
                 hidden = _part_of(sentence.hidden, some, queries, sentence)
-                if hidden is not None:
-                    np.copyto(probabilities, -np.inf, where=hidden)
+                probabilities = _scores(query[own], key[own_keys], hidden)
                 probabilities -= cache.largest[some, None, queries]
                 np.exp(probabilities, out=probabilities)
                 probabilities /= cache.total[some, None, queries]
@@ -137,6 +139,13 @@ def attention_backward(
 def _tokens_last(x: Float[Array, "*batch H W"]) -> Float[Array, "H W N"]:
     """[..., H, W] as [H, W, N]; a view, for every order of memory that the engine makes."""
     return x.reshape(-1, *x.shape[-2:]).transpose(1, 2, 0)
+
+
+def _zeros(shape: tuple[int, int, int], dtype: np.dtype) -> Float[Array, "H W N"]:
+    heads, width, tokens = shape
+    x = activations(heads * width, tokens, dtype)
+    x[...] = 0
+    return x.reshape(shape)
 
 
 def _tokens_first(x: Float[Array, "H W N"], shape: tuple[int, ...]) -> Float[Array, "*batch H W"]:
@@ -178,12 +187,16 @@ def _sentences(
     return threads.run(sentence, rows)
 
 
-def _blocks(sentence: Sentence, heads: slice) -> Iterator[tuple[slice, slice]]:
-    """Heads, and where their queries lie, that have about `SCORES` scores together."""
+def _blocks(sentence: Sentence, heads: slice, width: int) -> Iterator[tuple[slice, slice]]:
+    """Heads, and where their queries lie, that have about `SCORES` scores together, or fewer if BLAS likes them."""
     first, last = sentence.queries.start, sentence.queries.stop
     keys = max(1, sentence.keys.stop - sentence.keys.start)
-    some = max(1, SCORES // ((last - first) * keys))
-    step = last - first if some > 1 else max(1, SCORES // keys)
+    most = SCORES // keys
+    quick = columns_of_a_small_product(width, keys)
+    if quick >= FEWEST_QUERIES:
+        most = min(most, quick)
+    step = -(-(last - first) // -(-(last - first) // max(1, most)))
+    some = max(1, SCORES // (step * keys))
     for head in range(heads.start, heads.stop, some):
         for start in range(first, last, step):
             yield slice(head, min(head + some, heads.stop)), slice(start, min(start + step, last))
@@ -204,26 +217,25 @@ def _part_of(
     return array[heads if array.shape[0] > 1 else slice(None), :, columns]
 
 
-def _scores(query: Float[Array, "H W T"], key: Float[Array, "H W S"]) -> Float[Array, "H S T"]:
-    """query · key / √W, in scratch memory."""
+def _scores(
+    query: Float[Array, "H W T"], key: Float[Array, "H W S"], hidden: Bool[Array, "#H #S #T"] | None
+) -> Float[Array, "H S T"]:
+    """query · key / √W, or -inf where a key is hidden, in scratch memory."""
     heads, width, queries = query.shape
     scaled = scratch("scaled", query.shape, query.dtype)
     np.multiply(query, query.dtype.type(width**-0.5), out=scaled)
     scores = scratch("scores", (heads, key.shape[2], queries), query.dtype)
-    return np.matmul(key.transpose(0, 2, 1), scaled, out=scores)
+    np.matmul(key.transpose(0, 2, 1), scaled, out=scores)
+    if hidden is not None:
+        np.copyto(scores, -np.inf, where=hidden)
+    return scores
 
 
-def _are_small(query: Float[Array, "H W T"], key: Float[Array, "H W S"]) -> bool:
-    """Whether no exponential of a score can overflow or vanish, so that the largest need not be subtracted.
-
-    |q · k| is at most |q| |k|, which is cheaper to look at than all scores where there are more keys than features.
-    """
-    _, width, keys = key.shape
-    if keys < width:
-        return False
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = [np.add.reduce(each * each, axis=1).max(initial=0) for each in (query, key)]
-        return bool(squares[0] * squares[1] <= SMALL_SCORE**2 * width)
+def _exponentials(scores: Float[Array, "H S T"]) -> Float[Array, "H 1 T"]:
+    """Σ exp(score) of each query; the scores become their exponentials."""
+    with np.errstate(over="ignore"):
+        np.exp(scores, out=scores)
+    return np.ones((1, scores.shape[1]), scores.dtype) @ scores
 
 
 def _largest(scores: Float[Array, "H S T"]) -> Float[Array, "H 1 T"]:

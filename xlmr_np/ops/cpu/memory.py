@@ -8,7 +8,9 @@ from jaxtyping import Float
 
 from xlmr_np.arrays import Array
 
-BLOCK = 65536  # elements that element-wise steps take at a time: fewer would wait for each other more than they compute
+CACHE_LINE = 64  # bytes
+SAME_PLACE = 1024  # bytes: a cache keeps only a few lines that are a multiple of 4,096 or so apart
+BLOCK = 262144  # elements that element-wise steps take at a time: threads with shorter ones wait for each other
 
 
 class _Own(threading.local):
@@ -21,9 +23,37 @@ class _Own(threading.local):
 _own = _Own()
 
 
+def activations(features: int, tokens: int, dtype: np.dtype) -> Float[Array, "D N"]:
+    """An uninitialised [D, N], whose rows begin at a multiple of `CACHE_LINE` but not of `SAME_PLACE` from each other.
+
+    Numbers of one token would otherwise compete for the same few places of a cache, which costs 4 % of a product.
+    """
+    return np.empty((features, _length_of_a_row(tokens, dtype)), dtype)[:, :tokens]
+
+
+def _length_of_a_row(tokens: int, dtype: np.dtype) -> int:
+    size = tokens * dtype.itemsize
+    return (size + CACHE_LINE if size % SAME_PLACE == 0 else size) // dtype.itemsize
+
+
 def features_first(x: Float[Array, "*batch D"]) -> Float[Array, "D N"]:
-    """[..., D] as contiguous [D, N]; no copy of what the engine made itself."""
-    return np.ascontiguousarray(x.reshape(-1, x.shape[-1]).T)
+    """[..., D] as [D, N] with the numbers of a feature side by side; no copy of what the engine made itself."""
+    y = x.reshape(-1, x.shape[-1]).T
+    if y.strides[1] == y.itemsize and y.strides[0] >= y.shape[1] * y.itemsize:
+        return y
+    return copied(y)
+
+
+def rows_of_a_block(tokens: int) -> int:
+    """How many rows of activations element-wise steps take at a time."""
+    return max(1, BLOCK // max(1, tokens))
+
+
+def copied(x: Float[Array, "D N"]) -> Float[Array, "D N"]:
+    """A copy in memory for activations."""
+    y = activations(*x.shape, x.dtype)
+    np.copyto(y, x)
+    return y
 
 
 def tokens_first(y: Float[Array, "D N"], axes: tuple[int, ...]) -> Float[Array, "*batch D"]:
@@ -42,3 +72,8 @@ def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     if buffer is None or buffer.size < size:
         buffer = _own.buffers[name, dtype] = np.empty(size, dtype)
     return buffer[:size].reshape(shape)
+
+
+def scratch_activations(name: str, features: int, tokens: int, dtype: np.dtype) -> Float[Array, "D N"]:
+    """As `activations`, from the thread's own memory."""
+    return scratch(name, (features, _length_of_a_row(tokens, dtype)), dtype)[:, :tokens]

@@ -9,12 +9,12 @@ from jaxtyping import Float
 from xlmr_np.arrays import Array
 from xlmr_np.layers.layer_norm import LayerNormParams
 from xlmr_np.ops.cpu.drops import Dropped, drop
-from xlmr_np.ops.cpu.memory import scratch
+from xlmr_np.ops.cpu.memory import activations, scratch
 from xlmr_np.ops.threads import Threads
 
 FEW_TOKENS = 64  # are laid end to end, as whole vectors
-FEWEST_TOKENS = 32  # fewer are not worth waking a thread for
-BLOCK_TOKENS = 128  # that are normalised together: they are copied together, as their features lie far apart
+FEWEST_TOKENS = 128  # fewer are not worth waking a thread for
+BLOCK_TOKENS = 256  # that are normalised together: they are copied together, as their features lie far apart
 
 
 class NormCache(NamedTuple):
@@ -52,7 +52,7 @@ def normalize(
     weight, bias = (each.astype(x.dtype, copy=False)[:, None] for each in params)
     zero = np.zeros((len(x), 1), x.dtype)
     shift = zero if branch_bias is None else branch_bias.astype(x.dtype, copy=False)[:, None]
-    features = x.dtype.type(len(x))
+    features, ones = x.dtype.type(len(x)), np.ones(len(x), x.dtype)
 
     def part(tokens: slice) -> None:
         for block in _blocks(tokens):
@@ -63,9 +63,9 @@ def normalize(
                 drop(y, dropped.at[:, block], dropped.rate)
             if residual is not None:
                 y += residual[:, block]
-            y -= np.add.reduce(y, axis=0) / features
+            y -= ones @ y / features
             np.multiply(y, y, out=square)
-            inverse_std = 1 / np.sqrt(np.add.reduce(square, axis=0) / features + x.dtype.type(eps))
+            inverse_std = 1 / np.sqrt(ones @ square / features + x.dtype.type(eps))
             y *= inverse_std
             if cache is not None:
                 cache.normalized[:, block] = y
@@ -80,7 +80,7 @@ def normalize_backward(
     d_y: Float[Array, "D N"], cache: NormCache, params: LayerNormParams, threads: Threads
 ) -> tuple[Float[Array, "D N"], LayerNormParams]:
     """The gradients of what was normalised (LN.7) and of weight and bias (LN.8, LN.9)."""
-    d_x = np.empty_like(d_y)
+    d_x = activations(*d_y.shape, d_y.dtype)
     weight = params.weight.astype(d_y.dtype, copy=False)[:, None]
     features = d_y.dtype.type(len(d_y))
 

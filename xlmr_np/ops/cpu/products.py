@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from xlmr_np.arrays import Array
 from xlmr_np.layers.linear import LinearParams
-from xlmr_np.ops.cpu.memory import BLOCK
+from xlmr_np.ops.cpu.memory import rows_of_a_block
 from xlmr_np.ops.threads import Threads, small_products_are_fast
 
 # OpenBLAS takes its kernels for small products, which read the matrix where it lies in place of packing it first, up
@@ -18,7 +18,13 @@ FEWER_TOKENS = 64
 TOKENS_OF_A_BLOCK = 32
 ROWS_OF_A_BLOCK = (48, 32, 16, 8)
 
+FEWEST_NUMBERS = 131_072  # in fewer, element-wise steps are quicker on one thread than on two that wait for each other
 CONVERTED = 4_000_000  # numbers of a half-precision matrix that a thread has in full precision at a time
+
+
+def columns_of_a_small_product(rows: int, terms: int) -> int:
+    """How many columns such a product may have for BLAS to take it as a small one; 0 if it knows none."""
+    return SMALL_PRODUCT // max(1, rows * terms) if small_products_are_fast() else 0
 
 
 def multiply(weight: Float[Array, "out in"], x: Float[Array, "in N"], y: Float[Array, "out N"]) -> None:
@@ -32,7 +38,7 @@ def multiply(weight: Float[Array, "out in"], x: Float[Array, "in N"], y: Float[A
     if 0 < tokens <= FEW_TOKENS and x.dtype == np.float32 and small_products_are_fast():
         rows, block_rows = _rows_of_a_block(weight, tokens), _rows_of_a_block(weight, TOKENS_OF_A_BLOCK)
         if rows:
-            _multiply_in_blocks(weight, x, y, rows)
+            _multiply_in_blocks(weight, np.ascontiguousarray(x), y, rows)
             return
         if block_rows and tokens <= FEWER_TOKENS:
             for start in range(0, tokens, TOKENS_OF_A_BLOCK):
@@ -60,23 +66,34 @@ def linears(
     x: Float[Array, "in N"],
     ys: Sequence[Float[Array, "_ N"]],
     threads: Threads,
-    epilogue: Callable[[slice, Array], None] | None = None,
+    epilogue: Callable[[slice, Array, Array], None] | None = None,
 ) -> None:
-    """y = weight @ x + bias for each, then the epilogue on so many rows that they and its temporaries stay in cache."""
-    step = max(1, BLOCK // max(1, x.shape[1]))
+    """y = weight @ x + bias for each; or y = weight @ x, and the epilogue does what is to be done with the bias.
+
+    It is called for so many rows that they and its temporaries stay in cache, with their numbers, y and bias.
+    """
+    step = rows_of_a_block(x.shape[1])
+
+    def finish(bias: Array, y: Array, rows: slice) -> None:
+        own_bias = bias.astype(x.dtype, copy=False)[:, None]
+        for start in range(rows.start, rows.stop, step):
+            block = slice(start, min(start + step, rows.stop))
+            if epilogue is None:
+                y[block] += own_bias[block]
+            else:
+                epilogue(block, y[block], own_bias[block])
 
     def part(number: int) -> None:
         for (weight, bias), y in zip(params, ys, strict=True):
             for rows in threads.ranges(len(weight))[number : number + 1]:
                 _product_of_rows(weight, x, y, rows)
-                own_bias = bias.astype(x.dtype, copy=False)[:, None]
-                for start in range(rows.start, rows.stop, step):
-                    block = slice(start, min(start + step, rows.stop))
-                    y[block] += own_bias[block]
-                    if epilogue is not None:
-                        epilogue(block, y[block])
+                if y.size >= FEWEST_NUMBERS:
+                    finish(bias, y, rows)
 
     threads.run(part, range(threads.number))
+    for (_, bias), y in zip(params, ys, strict=True):
+        if y.size < FEWEST_NUMBERS:
+            finish(bias, y, slice(0, len(y)))
 
 
 def product(
