@@ -59,7 +59,7 @@ def test_every_library_and_layout_agree(library: Library, padded: bool) -> None:
     check_record(cache.embeddings)
     assert len(cache.layers) == 2
     for layer in cache.layers:
-        for record in (layer.attention.projections, layer.attention.output, layer.feed_forward):
+        for record in (*layer.attention.projections, layer.attention.output, layer.feed_forward):
             check_record(record)
     without, no_cache = run(library, padded, without_caches(REFERENCE))
     np.testing.assert_array_equal(without, y)

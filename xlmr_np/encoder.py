@@ -52,6 +52,13 @@ class EncoderDropout(NamedTuple):
         return cls(None, (LayerDropout(),) * number_of_layers)
 
 
+class Asking(NamedTuple):
+    """The tokens for which alone the last layer has a result, as a head reads no others."""
+
+    rows: Int[Array, " n"]  # of the packed hidden states, each at most once
+    mask: Mask  # whose query spans are of these rows
+
+
 def encoder_steps(
     ids: Int[Array, "*batch"],
     token_types: Int[Array, "*batch"],
@@ -62,6 +69,7 @@ def encoder_steps(
     ops: Ops,
     dropout: EncoderDropout | None = None,
     past: tuple[Past, ...] | None = None,
+    asking: Asking | None = None,
 ) -> Iterator[tuple[Float[Array, "*batch D"], Any]]:
     """Yield the hidden states and the cache of the embeddings, then of each layer from the first to the last.
 
@@ -75,13 +83,23 @@ def encoder_steps(
         ops: the engine.
         dropout: None for inference.
         past: one store of earlier keys and values per layer, or None.
+        asking: the tokens for which alone the last layer has a result, or None.
     """
     drops = dropout or EncoderDropout.none(len(params.layers))
     x, cache = ops.embed.forward(ids, token_types, positions, params.embeddings, setting.eps, drops.embeddings)
     yield x, cache
     for i, layer in enumerate(params.layers):
-        x, cache = encoder_layer_forward(x, layer, mask, setting, ops, drops.layers[i], past[i] if past else None)
+        own_mask, rows = _of_layer(i, len(params.layers), mask, asking)
+        own_past = past[i] if past else None
+        x, cache = encoder_layer_forward(x, layer, own_mask, setting, ops, drops.layers[i], own_past, rows)
         yield x, cache
+
+
+def _of_layer(i: int, number_of_layers: int, mask: Mask, asking: Asking | None) -> tuple[Mask, Int[Array, " n"] | None]:
+    """The mask of layer i, and the rows for which alone it has a result, or None for all of them."""
+    if asking is None or i < number_of_layers - 1:
+        return mask, None
+    return asking.mask, asking.rows
 
 
 def encoder_forward(
@@ -94,7 +112,8 @@ def encoder_forward(
     ops: Ops,
     dropout: EncoderDropout | None = None,
     checkpoint_ops: Ops | None = None,
-) -> tuple[Float[Array, "*batch D"], EncoderCache]:
+    asking: Asking | None = None,
+) -> tuple[Float[Array, "*asked D"], EncoderCache]:
     """The hidden states after the last layer, and what `encoder_backward` needs.
 
     Args:
@@ -109,9 +128,10 @@ def encoder_forward(
         checkpoint_ops: the engine's operations without caches. If given, they run the layers here, only each layer's
             input is kept, and the backward pass runs the layer again: about a third more work for a fraction of the
             memory (Chen et al. 2016, arXiv:1604.06174).
+        asking: the tokens for which alone the last layer has a result, or None.
     """
     first_ops = ops if checkpoint_ops is None else checkpoint_ops._replace(embed=ops.embed)
-    steps = encoder_steps(ids, token_types, positions, params, mask, setting, first_ops, dropout)
+    steps = encoder_steps(ids, token_types, positions, params, mask, setting, first_ops, dropout, None, asking)
     x, embeddings_cache = next(steps)
     layer_caches: list[EncoderLayerCache | LayerInput] = []
     for y, layer_cache in steps:
@@ -121,7 +141,7 @@ def encoder_forward(
 
 
 def encoder_backward(
-    d_x: Float[Array, "*batch D"],
+    d_x: Float[Array, "*asked D"],
     cache: EncoderCache,
     ids: Int[Array, "*batch"],
     token_types: Int[Array, "*batch"],
@@ -132,6 +152,7 @@ def encoder_backward(
     ops: Ops,
     pad_id: int | None,
     dropout: EncoderDropout | None = None,
+    asking: Asking | None = None,
 ) -> EncoderParams:
     """The gradients of all parameters, given that of the hidden states after the last layer.
 
@@ -149,14 +170,22 @@ def encoder_backward(
         ops: see there.
         pad_id: the row of the token and position tables that gets no gradient from here.
         dropout: see there.
+        asking: see there; if given, d_x has the rows of these tokens.
     """
     drops = dropout or EncoderDropout.none(len(params.layers))
     d_layers: list[EncoderLayerParams] = []
-    for layer, layer_dropout in zip(reversed(params.layers), reversed(drops.layers), strict=True):
+    for i in reversed(range(len(params.layers))):
+        layer, own_dropout, (own_mask, rows) = (
+            params.layers[i],
+            drops.layers[i],
+            _of_layer(i, len(params.layers), mask, asking),
+        )
         layer_cache = cache.layers.pop()
         if isinstance(layer_cache, LayerInput):
-            _, layer_cache = encoder_layer_forward(layer_cache.x, layer, mask, setting, ops, layer_dropout)
-        d_x, d_layer = encoder_layer_backward(d_x, layer_cache, layer, mask, setting, ops, layer_dropout)
+            _, layer_cache = encoder_layer_forward(
+                layer_cache.x, layer, own_mask, setting, ops, own_dropout, None, rows
+            )
+        d_x, d_layer = encoder_layer_backward(d_x, layer_cache, layer, own_mask, setting, ops, own_dropout, rows)
         d_layers.append(d_layer)
     d_embeddings = ops.embed.backward(
         d_x, cache.embeddings, ids, token_types, positions, params.embeddings, pad_id, drops.embeddings

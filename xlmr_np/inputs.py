@@ -212,15 +212,25 @@ def in_layout(rows: Array, inputs: EncoderInputs) -> Array:
 
 def first_token_forward(rows: Float[Array, "N D"], is_real: Bool[Array, "B T"]) -> Float[Array, "B D"]:
     """The state of each sentence's first real token, its classification token; zeros for one that has none."""
-    return unpack(pack(rows, _is_first(is_real)), array_namespace(is_real).any(is_real, axis=1))
+    return by_sentence_forward(pack(rows, is_first(is_real)), is_real)
 
 
 def first_token_backward(d_first: Float[Array, "B D"], is_real: Bool[Array, "B T"]) -> Float[Array, "N D"]:
     """The gradient of the rows at real tokens: that of the first tokens, and zeros at all others."""
-    return unpack(pack(d_first, array_namespace(is_real).any(is_real, axis=1)), _is_first(is_real))
+    return unpack(by_sentence_backward(d_first, is_real), is_first(is_real))
 
 
-def _is_first(is_real: Bool[Array, "B T"]) -> Bool[Array, " N"]:
+def by_sentence_forward(first_rows: Float[Array, "n D"], is_real: Bool[Array, "B T"]) -> Float[Array, "B D"]:
+    """A row of every sentence that has real tokens, with zeros for the others."""
+    return unpack(first_rows, array_namespace(is_real).any(is_real, axis=1))
+
+
+def by_sentence_backward(d_first: Float[Array, "B D"], is_real: Bool[Array, "B T"]) -> Float[Array, "n D"]:
+    """The rows of the sentences that have real tokens."""
+    return pack(d_first, array_namespace(is_real).any(is_real, axis=1))
+
+
+def is_first(is_real: Bool[Array, "B T"]) -> Bool[Array, " N"]:
     """Which of the N real tokens are the first of their sentence."""
     _, places = token_places(is_real)
     return pack(places, is_real) == 0

@@ -143,7 +143,7 @@ def drawn(model: EncoderModel, batch: Batch, seed: int) -> list[DroppedElements]
     """What our training step drops with a generator of that seed, in the reference's padded layout and call order."""
     inputs = model._prepare(**batch.arguments)
     keys = DropoutKeys(np.random.default_rng(seed))
-    encoder = model._encoder_dropout(inputs, keys)
+    encoder = model._encoder_dropout(inputs, keys, None)
     head = model._head_dropout(inputs, keys) if isinstance(model, ClassifierModel) else None
     width, heads, is_real = model.config.hidden_size, model.config.num_attention_heads, batch.is_real
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from xlmr_np.arrays import Array
 from xlmr_np.layers.attention import Mask
@@ -48,7 +48,8 @@ def encoder_layer_forward(
     ops: Ops,
     dropout: LayerDropout = LayerDropout(),
     past: Past | None = None,
-) -> tuple[Float[Array, "*batch D"], EncoderLayerCache]:
+    asking: Int[Array, " n"] | None = None,
+) -> tuple[Float[Array, "*asked D"], EncoderLayerCache]:
     """Self-attention between the tokens of `x`, then the feed-forward sublayer on each of them.
 
     Args:
@@ -59,9 +60,10 @@ def encoder_layer_forward(
         ops: the engine.
         dropout: of this layer.
         past: earlier keys and values, or None.
+        asking: the rows of `x` for which alone there is a result, see `self_attention_forward`.
     """
     attended, attention_cache = self_attention_forward(
-        x, params.attention, mask, setting.num_heads, setting.eps, ops, dropout, past
+        x, params.attention, mask, setting.num_heads, setting.eps, ops, dropout, past, asking
     )
     y, feed_forward_cache = ops.feed_forward.forward(
         attended, params.feed_forward, setting.activation, setting.eps, dropout.feed_forward
@@ -70,19 +72,20 @@ def encoder_layer_forward(
 
 
 def encoder_layer_backward(
-    d_y: Float[Array, "*batch D"],
+    d_y: Float[Array, "*asked D"],
     cache: EncoderLayerCache,
     params: EncoderLayerParams,
     mask: Mask,
     setting: EncoderSetting,
     ops: Ops,
     dropout: LayerDropout = LayerDropout(),
+    asking: Int[Array, " n"] | None = None,
 ) -> tuple[Float[Array, "*batch D"], EncoderLayerParams]:
     """The gradients of x [..., D] and of the parameters: the two sublayers, last to first (EL.3, EL.4)."""
     d_attended, d_feed_forward = ops.feed_forward.backward(
         d_y, cache.feed_forward, params.feed_forward, setting.activation, setting.eps, dropout.feed_forward
     )
     d_x, d_attention = self_attention_backward(
-        d_attended, cache.attention, params.attention, mask, setting.num_heads, setting.eps, ops, dropout
+        d_attended, cache.attention, params.attention, mask, setting.num_heads, setting.eps, ops, dropout, asking
     )
     return d_x, EncoderLayerParams(d_attention, d_feed_forward)

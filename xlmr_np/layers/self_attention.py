@@ -2,9 +2,9 @@
 
 from typing import NamedTuple, Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
-from xlmr_np.arrays import Array, array_namespace
+from xlmr_np.arrays import Array, array_namespace, scatter_add_rows
 from xlmr_np.layers.add_norm import AddNormParams
 from xlmr_np.layers.attention import Mask
 from xlmr_np.layers.dropout import Dropout
@@ -22,9 +22,9 @@ class AttentionParams(NamedTuple):
 
 
 class SelfAttentionCache(NamedTuple):
-    """The caches of its three operations, in whatever form the engine keeps them."""
+    """The caches of its operations, in whatever form the engine keeps them."""
 
-    projections: object
+    projections: tuple[object, ...]  # of all three, or of the queries and of keys and values
     attention: object
     output: object
 
@@ -54,8 +54,9 @@ def self_attention_forward(
     ops: Ops,
     dropout: LayerDropout = LayerDropout(),
     past: Past | None = None,
-) -> tuple[Float[Array, "*batch D"], SelfAttentionCache]:
-    """Let every token of `x` gather from the tokens that `mask` shows it.
+    asking: Int[Array, " n"] | None = None,
+) -> tuple[Float[Array, "*asked D"], SelfAttentionCache]:
+    """Let every token of `x`, or every one that asks, gather from the tokens that `mask` shows it.
 
     Args:
         x: padded [B, T, D] or packed [N, D], as `mask` says.
@@ -66,18 +67,28 @@ def self_attention_forward(
         ops: the engine.
         dropout: its fields `probabilities` and `attention` are used.
         past: earlier keys and values, or None.
+        asking: rows of a packed `x`, each at most once, for which alone there is a result; `mask` has query spans of
+            these. None: all of them.
     """
-    projected, projections_cache = ops.linears.forward(x, (params.query, params.key, params.value))
+    if asking is None:
+        residual = x
+        projected, projections_cache = ops.linears.forward(x, (params.query, params.key, params.value))
+        caches: tuple[object, ...] = (projections_cache,)
+    else:
+        residual = array_namespace(x).take(x, asking, axis=0)
+        projected_query, query_cache = ops.linears.forward(residual, (params.query,))
+        projected_rest, rest_cache = ops.linears.forward(x, (params.key, params.value))
+        projected, caches = projected_query + projected_rest, (query_cache, rest_cache)
     query, key, value = (split_heads(part, num_heads) for part in projected)
     if past is not None:
         key, value = past.append(key, value)
     context, attention_cache = ops.attention.forward(query, key, value, mask, dropout.probabilities)
-    y, output_cache = ops.add_norm.forward(merge_heads(context), x, params.output, eps, dropout.attention)
-    return y, SelfAttentionCache(projections_cache, attention_cache, output_cache)
+    y, output_cache = ops.add_norm.forward(merge_heads(context), residual, params.output, eps, dropout.attention)
+    return y, SelfAttentionCache(caches, attention_cache, output_cache)
 
 
 def self_attention_backward(
-    d_y: Float[Array, "*batch D"],
+    d_y: Float[Array, "*asked D"],
     cache: SelfAttentionCache,
     params: AttentionParams,
     mask: Mask,
@@ -85,16 +96,22 @@ def self_attention_backward(
     eps: float,
     ops: Ops,
     dropout: LayerDropout = LayerDropout(),
+    asking: Int[Array, " n"] | None = None,
 ) -> tuple[Float[Array, "*batch D"], AttentionParams]:
     """The gradients of x [..., D], which feeds the residual and all three projections (SA.4), and of the parameters."""
-    d_context, d_x_residual, d_output = ops.add_norm.backward(d_y, cache.output, params.output, eps, dropout.attention)
+    d_context, d_residual, d_output = ops.add_norm.backward(d_y, cache.output, params.output, eps, dropout.attention)
     d_heads = ops.attention.backward(split_heads(d_context, num_heads), cache.attention, mask, dropout.probabilities)
-    d_x_branch, (d_query, d_key, d_value) = ops.linears.backward(
-        tuple(merge_heads(d_head) for d_head in d_heads),
-        cache.projections,
-        (params.query, params.key, params.value),
-    )
-    return d_x_residual + d_x_branch, AttentionParams(d_query, d_key, d_value, d_output)
+    d_projected = tuple(merge_heads(d_head) for d_head in d_heads)
+    if asking is None:
+        (projections_cache,) = cache.projections
+        every = (params.query, params.key, params.value)
+        d_x_branch, (d_query, d_key, d_value) = ops.linears.backward(d_projected, projections_cache, every)
+        return d_residual + d_x_branch, AttentionParams(d_query, d_key, d_value, d_output)
+    query_cache, rest_cache = cache.projections
+    d_asking, (d_query,) = ops.linears.backward(d_projected[:1], query_cache, (params.query,))
+    d_x, (d_key, d_value) = ops.linears.backward(d_projected[1:], rest_cache, (params.key, params.value))
+    d_x_asking = scatter_add_rows(d_residual + d_asking, asking, d_x.shape[0])
+    return d_x + d_x_asking, AttentionParams(d_query, d_key, d_value, d_output)
 
 
 def split_heads(x: Float[Array, "*batch D"], num_heads: int) -> Float[Array, "*batch H W"]:

@@ -23,8 +23,8 @@ from xlmr_np.heads.sequence_classification import (
 from xlmr_np.heads.token_classification import token_classification_backward, token_classification_forward
 from xlmr_np.inputs import (
     EncoderInputs,
-    first_token_backward,
-    first_token_forward,
+    by_sentence_backward,
+    by_sentence_forward,
     flat_choices,
     pack,
     sentence_places,
@@ -131,7 +131,7 @@ class ClassifierModel(TaskModel):
         return self.config.hidden_dropout_prob if rate is None else rate
 
     def _head_forward(self, rows: Array, inputs: EncoderInputs, ops: Ops, dropout: Any) -> tuple[Any, Any]:
-        """(Logits as the loss takes them, cache) from the hidden states of the N real tokens, [N, D]."""
+        """(Logits as the loss takes them, cache) from the hidden states [N, D] of real tokens, see `Encoded.rows`."""
         raise NotImplementedError
 
     def _head_backward(
@@ -203,20 +203,21 @@ class XLMRobertaForSequenceClassification(LabelledModel):
     """
 
     output_class = SequenceClassifierOutput
+    reads_first_tokens = True
 
     @classmethod
     def _specification(cls, config: XLMRobertaConfig, is_tied: bool, has_pooler: bool) -> ModelParams:
         return ModelParams(encoder_specification(config), sequence_classification_specification(config))
 
     def _head_forward(self, rows: Array, inputs: EncoderInputs, ops: Ops, dropout: Any) -> tuple[Array, Any]:
-        first = first_token_forward(rows, inputs.is_real)
+        first = by_sentence_forward(rows, inputs.is_real)
         return sequence_classification_forward(first, self.params.head, ops, dropout or SequenceClassificationDropout())
 
     def _head_backward(
         self, d_logits: Any, cache: Any, inputs: EncoderInputs, ops: Ops, dropout: Any
     ) -> tuple[Array, Any]:
         d_first, d_head = sequence_classification_backward(d_logits, cache, self.params.head, ops, dropout)
-        return first_token_backward(d_first, inputs.is_real), d_head
+        return by_sentence_backward(d_first, inputs.is_real), d_head
 
     def _head_dropout(self, inputs: EncoderInputs, keys: DropoutKeys) -> SequenceClassificationDropout:
         places = sentence_places(inputs.is_real)
@@ -358,6 +359,7 @@ class XLMRobertaForMultipleChoice(ClassifierModel):
     """
 
     output_class = MultipleChoiceModelOutput
+    reads_first_tokens = True
 
     @classmethod
     def _specification(cls, config: XLMRobertaConfig, is_tied: bool, has_pooler: bool) -> ModelParams:
@@ -406,7 +408,7 @@ class XLMRobertaForMultipleChoice(ClassifierModel):
         return super()._prepare(output_attentions, **flat)._replace(sentences_per_example=choices)
 
     def _head_forward(self, rows: Array, inputs: EncoderInputs, ops: Ops, dropout: Any) -> tuple[Array, Any]:
-        first = first_token_forward(rows, inputs.is_real)
+        first = by_sentence_forward(rows, inputs.is_real)
         logits, cache = multiple_choice_forward(first, self.params.head, ops, dropout)
         xp = array_namespace(logits)
         possible = xp.where(xp.any(inputs.is_real, axis=1), logits, xp.full_like(logits, -xp.inf))
@@ -417,7 +419,7 @@ class XLMRobertaForMultipleChoice(ClassifierModel):
     ) -> tuple[Array, Any]:
         d_flat = array_namespace(d_logits).reshape(d_logits, (-1,))
         d_first, d_head = multiple_choice_backward(d_flat, cache, self.params.head, ops, dropout)
-        return first_token_backward(d_first, inputs.is_real), d_head
+        return by_sentence_backward(d_first, inputs.is_real), d_head
 
     def _head_dropout(self, inputs: EncoderInputs, keys: DropoutKeys) -> Dropout | None:
         return keys.tokens(self.config.hidden_dropout_prob, *sentence_places(inputs.is_real))

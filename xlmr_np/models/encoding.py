@@ -9,6 +9,7 @@ import numpy as np
 from xlmr_np import trees
 from xlmr_np.arrays import Array, array_namespace, as_generator, compute_dtype, to_device, to_numpy
 from xlmr_np.encoder import (
+    Asking,
     EncoderCache,
     EncoderDropout,
     EncoderParams,
@@ -16,8 +17,8 @@ from xlmr_np.encoder import (
     encoder_forward,
     encoder_steps,
 )
-from xlmr_np.inputs import EncoderInputs, in_layout, pack, prepare_inputs, real_rows, token_places, unpack
-from xlmr_np.layers.attention import PackedMask
+from xlmr_np.inputs import EncoderInputs, in_layout, is_first, pack, prepare_inputs, real_rows, token_places, unpack
+from xlmr_np.layers.attention import Mask, PackedMask, Spans
 from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
 from xlmr_np.layers.encoder_layer import EncoderSetting
 from xlmr_np.layers.self_attention import LayerDropout
@@ -45,7 +46,10 @@ class Requests(TypedDict, total=False):
 
 
 class Encoded(NamedTuple):
-    """What the encoder made of some inputs: the last hidden state of the N real tokens, and what was requested."""
+    """What the encoder made of some inputs: the last hidden state, and what was requested.
+
+    Its rows are of the N real tokens, or, for a class that reads no others, of the first one of each sentence.
+    """
 
     rows: Array  # [N, D]
     hidden_states: tuple[Array | None, ...] | None
@@ -55,9 +59,10 @@ class Encoded(NamedTuple):
 class TrainingPass(NamedTuple):
     """A forward pass of the encoder, with all that its backward pass needs."""
 
-    rows: Array  # the last hidden state of the N real tokens, [N, D]
+    rows: Array  # as `Encoded.rows`
     cache: EncoderCache
     dropout: EncoderDropout
+    asking: Asking | None
 
 
 class DropoutKeys:
@@ -93,6 +98,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
     """A model that can run its encoder."""
 
     forward: Callable[..., Any]
+    reads_first_tokens: ClassVar[bool] = False  # and no others, of the last hidden state
 
     def __call__(self, *arguments: Any, **named_arguments: Any) -> Any:
         """The same as `forward`."""
@@ -134,11 +140,15 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             self.config.output_hidden_states or False if requested is None else requested, len(params.layers) + 1
         )
         attentions: list[Array] = []
+        only_first = self._asking(inputs.mask) is not None and len(params.layers) not in selected
 
         def run(part: EncoderInputs, ops: Ops) -> list[Array]:
             """The hidden states that are selected, and the last."""
             states = []
-            steps = encoder_steps(part.ids, part.token_types, part.positions, params, part.mask, setting, ops)
+            asking = self._asking(part.mask) if only_first else None
+            steps = encoder_steps(
+                part.ids, part.token_types, part.positions, params, part.mask, setting, ops, asking=asking
+            )
             for step, (x, cache) in enumerate(steps):
                 if step in selected:
                     states.append(x)
@@ -153,6 +163,8 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         else:
             states = self._run_in_shards(run, inputs)
         *hidden_states, last = (real_rows(state, inputs) for state in states)
+        if self.reads_first_tokens and not only_first:
+            last = pack(last, is_first(inputs.is_real))
         chosen = dict(zip(sorted(selected), hidden_states, strict=True))
         return Encoded(
             last,
@@ -164,6 +176,16 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             else None,
             tuple(attentions) if output_attentions else None,
         )
+
+    def _asking(self, mask: Mask) -> Asking | None:
+        """The first token of every sentence that has one, if no others are read and it sees all of them."""
+        if not self.reads_first_tokens or not isinstance(mask, PackedMask) or mask.is_causal:
+            return None
+        starts, lengths = mask.query
+        xp = array_namespace(starts)
+        (sentences,) = xp.nonzero(lengths > 0)
+        ones = xp.astype(lengths > 0, lengths.dtype)
+        return Asking(xp.take(starts, sentences), PackedMask(Spans(xp.cumulative_sum(ones) - ones, ones), mask.key))
 
     def _run_in_shards(self, run: Callable[[EncoderInputs, Ops], list[Array]], inputs: EncoderInputs) -> list[Array]:
         """Results by row of all inputs at once; on a CPU, if they are long enough, of some sentences for each thread.
@@ -222,7 +244,8 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         if not to_numpy(inputs.is_real).any():
             raise ValueError("The batch holds no real token; there is nothing to learn from.")
         params, setting = self._encoder(inputs)
-        dropout = self._encoder_dropout(inputs, keys)
+        asking = self._asking(inputs.mask)
+        dropout = self._encoder_dropout(inputs, keys, asking)
         x, cache = encoder_forward(
             inputs.ids,
             inputs.token_types,
@@ -233,32 +256,45 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             self.engine.training,
             dropout,
             self.engine.inference if checkpoint_layers else None,
+            asking,
         )
-        return TrainingPass(real_rows(x, inputs), cache, dropout)
+        rows = real_rows(x, inputs)
+        if self.reads_first_tokens and asking is None:
+            rows = pack(rows, is_first(inputs.is_real))
+        return TrainingPass(rows, cache, dropout, asking)
 
-    def _encoder_dropout(self, inputs: EncoderInputs, keys: DropoutKeys) -> EncoderDropout:
+    def _encoder_dropout(self, inputs: EncoderInputs, keys: DropoutKeys, asking: Asking | None) -> EncoderDropout:
         config = self.config
         is_packed = isinstance(inputs.mask, PackedMask)
         places = token_places(inputs.is_real)
         if is_packed:
             places = pack(places[0], inputs.is_real), pack(places[1], inputs.is_real)
+        last_places = places
+        if asking is not None:
+            xp = array_namespace(asking.rows)
+            last_places = xp.take(places[0], asking.rows), xp.take(places[1], asking.rows)
+        layers = len(self.params.encoder.layers)
         return EncoderDropout(
             keys.tokens(config.hidden_dropout_prob, *places),
             tuple(
                 LayerDropout(
                     keys.attention(config.attention_probs_dropout_prob, None if is_packed else places),
-                    keys.tokens(config.hidden_dropout_prob, *places),
-                    keys.tokens(config.hidden_dropout_prob, *places),
+                    keys.tokens(config.hidden_dropout_prob, *own_places),
+                    keys.tokens(config.hidden_dropout_prob, *own_places),
                 )
-                for _ in self.params.encoder.layers
+                for own_places in [places] * (layers - 1) + [last_places]
             ),
         )
 
     def _encoder_gradients(self, d_rows: Array, inputs: EncoderInputs, training_pass: TrainingPass) -> EncoderParams:
-        """The gradients of the encoder's parameters, given those of the last hidden state of the real tokens."""
+        """The gradients of the encoder's parameters, given those of the last hidden state's rows."""
         params, setting = self._encoder(inputs)
+        d_x, asking = d_rows, training_pass.asking
+        if asking is None:
+            d_real = unpack(d_rows, is_first(inputs.is_real)) if self.reads_first_tokens else d_rows
+            d_x = in_layout(d_real, inputs)
         gradients = encoder_backward(
-            in_layout(d_rows, inputs),
+            d_x,
             training_pass.cache,
             inputs.ids,
             inputs.token_types,
@@ -269,6 +305,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             self.engine.training,
             self.config.pad_token_id,
             training_pass.dropout,
+            asking,
         )
         if inputs.token_table is None:
             return gradients

@@ -59,7 +59,7 @@ class LinearActivationCache(NamedTuple):
 
 
 def _empty_norm_cache(y: Float[Array, "D N"]) -> NormCache:
-    return NormCache(activations(*y.shape, y.dtype), np.empty(y.shape[1], y.dtype))
+    return NormCache(activations(y.shape, y.dtype), np.empty(y.shape[1], y.dtype))
 
 
 # embed
@@ -133,7 +133,7 @@ def linears_forward(
     One product for each matrix: side by side in memory they would be one product, which takes the same time.
     """
     own_x = features_first(x)
-    ys = [activations(each.weight.shape[0], own_x.shape[1], own_x.dtype) for each in params]
+    ys = [activations((len(each.weight), own_x.shape[1]), own_x.dtype) for each in params]
     linears(params, own_x, ys, threads)
     return tuple(tokens_first(y, x.shape[:-1]) for y in ys), LinearCache(x)
 
@@ -147,7 +147,7 @@ def linears_backward(
     """See `ops.reference.linears_backward`."""
     x = features_first(cache.x)
     own_d_ys = [features_first(d_y) for d_y in d_ys]
-    d_x = activations(*x.shape, x.dtype)
+    d_x = activations(x.shape, x.dtype)
     _input_gradient(own_d_ys, params, d_x, threads)
     d_params = tuple(_linear_gradients(d_y, x, threads) for d_y in own_d_ys)
     return tokens_first(d_x, cache.x.shape[:-1]), d_params
@@ -218,7 +218,7 @@ def _add_norm(
     dropped: Dropped | None,
     cache: NormCache | None,
 ) -> Float[Array, "D N"]:
-    y = activations(*residual.shape, residual.dtype)
+    y = activations(residual.shape, residual.dtype)
     product(params.linear.weight, x, y, threads)
     normalize(y, params.layer_norm, eps, threads, params.linear.bias, dropped, residual, cache)
     return y
@@ -236,7 +236,7 @@ def add_norm_backward(
     d_residual, d_layer_norm = normalize_backward(features_first(d_y), cache.layer_norm, params.layer_norm, threads)
     d_branch = _undropped(tokens_first(d_residual, d_y.shape[:-1]), dropout, threads)
     x = features_first(cache.x)
-    d_x = activations(*x.shape, x.dtype)
+    d_x = activations(x.shape, x.dtype)
     _input_gradient([d_branch], (params.linear,), d_x, threads)
     d_linear = _linear_gradients(d_branch, x, threads)
     return (
@@ -260,7 +260,7 @@ def feed_forward_forward(
     """See `layers.feed_forward.feed_forward_forward`."""
     own_x = features_first(x)
     shape = len(params.intermediate.weight), own_x.shape[1]
-    own_product, activated = activations(*shape, own_x.dtype), activations(*shape, own_x.dtype)
+    own_product, activated = activations(shape, own_x.dtype), activations(shape, own_x.dtype)
 
     linears(
         (params.intermediate,),
@@ -284,12 +284,12 @@ def feed_forward_inference(
 ) -> tuple[Float[Array, "*batch D"], None]:
     """As `feed_forward_forward`, for some tokens at a time, so that their activations are never there for all."""
     own_x = features_first(x)
-    y = activations(*own_x.shape, own_x.dtype)
+    y = activations(own_x.shape, own_x.dtype)
     features, tokens = len(params.intermediate.weight), own_x.shape[1]
 
     for start in range(0, tokens, FEED_FORWARD_TOKENS):
         some = slice(start, min(start + FEED_FORWARD_TOKENS, tokens))
-        hidden = scratch_activations("hidden", features, some.stop - start, own_x.dtype)
+        hidden = scratch_activations("hidden", (features, some.stop - start), own_x.dtype)
         linears(
             (params.intermediate,),
             own_x[:, some],
@@ -319,7 +319,7 @@ def feed_forward_backward(
     )
     d_branch = _undropped(tokens_first(d_residual, d_y.shape[:-1]), dropout, threads)
     x = features_first(cache.x)
-    d_intermediate = activations(*cache.product.shape, x.dtype)
+    d_intermediate = activations(cache.product.shape, x.dtype)
     first_bias = params.intermediate.bias.astype(x.dtype, copy=False)[:, None]
     d_first = LinearParams(np.empty(first.shape, x.dtype), np.empty(len(first), x.dtype))
     d_second = np.empty(second.shape, x.dtype)
@@ -333,7 +333,7 @@ def feed_forward_backward(
         np.add.reduce(d, axis=1, out=d_first.bias[rows])
 
     threads.run(part, threads.ranges(len(first)))
-    d_x = activations(*x.shape, x.dtype)
+    d_x = activations(x.shape, x.dtype)
     _input_gradient([d_intermediate], (params.intermediate,), d_x, threads, d_residual)
     d_linear = LinearParams(d_second, np.add.reduce(d_branch, axis=1))
     return tokens_first(d_x, d_y.shape[:-1]), FeedForwardParams(d_first, AddNormParams(d_linear, d_layer_norm))
@@ -347,8 +347,8 @@ def linear_activation_forward(
 ) -> tuple[Float[Array, "*batch out"], LinearActivationCache | None]:
     """See `ops.reference.linear_activation_forward`."""
     own_x = features_first(x)
-    y = activations(len(params.weight), own_x.shape[1], own_x.dtype)
-    own_product = activations(*y.shape, y.dtype) if with_cache else y
+    y = activations((len(params.weight), own_x.shape[1]), own_x.dtype)
+    own_product = activations(y.shape, y.dtype) if with_cache else y
     linears(
         (params,), own_x, [own_product], threads, lambda rows, part, bias: activate(part, bias, activation, y[rows])
     )
@@ -369,7 +369,7 @@ def linear_activation_backward(
         lambda rows: activate_and_slope(cache.product[rows], bias[rows], activation, d_projected[rows]),
         threads.ranges(len(d_projected)),
     )
-    d_x = activations(*x.shape, x.dtype)
+    d_x = activations(x.shape, x.dtype)
     _input_gradient([d_projected], (params,), d_x, threads)
     return tokens_first(d_x, cache.x.shape[:-1]), _linear_gradients(d_projected, x, threads)
 

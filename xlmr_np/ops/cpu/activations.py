@@ -37,7 +37,7 @@ def activate_and_slope(
     product: Float[Array, "rows N"], bias: Float[Array, "rows 1"], name: str, d_y: Float[Array, "rows N"]
 ) -> Float[Array, "rows N"]:
     """activation(product + bias), and d_y becomes the gradient of its argument."""
-    y = activations(*product.shape, product.dtype)
+    y = activations(product.shape, product.dtype)
     step = rows_of_a_block(product.shape[1])
     for start in range(0, len(product), step):
         block = slice(start, start + step)

@@ -63,7 +63,7 @@ def attention_forward(
     sentences = _sentences(query.shape, key.shape, mask, dropout, threads)
     own_query, own_key, own_value = (_tokens_last(each) for each in (query, key, value))
     heads, width, tokens = own_query.shape
-    context = activations(heads * width, tokens, query.dtype).reshape(own_query.shape)
+    context = activations((heads * width, tokens), query.dtype).reshape(own_query.shape)
     all_largest, all_total = np.zeros((2, heads, tokens), query.dtype)
 
     def part(own_heads: slice) -> None:
@@ -143,7 +143,7 @@ def _tokens_last(x: Float[Array, "*batch H W"]) -> Float[Array, "H W N"]:
 
 def _zeros(shape: tuple[int, int, int], dtype: np.dtype) -> Float[Array, "H W N"]:
     heads, width, tokens = shape
-    x = activations(heads * width, tokens, dtype)
+    x = activations((heads * width, tokens), dtype)
     x[...] = 0
     return x.reshape(shape)
 

@@ -23,11 +23,12 @@ class _Own(threading.local):
 _own = _Own()
 
 
-def activations(features: int, tokens: int, dtype: np.dtype) -> Float[Array, "D N"]:
+def activations(shape: tuple[int, int], dtype: np.dtype) -> Float[Array, "D N"]:
     """An uninitialised [D, N], whose rows begin at a multiple of `CACHE_LINE` but not of `SAME_PLACE` from each other.
 
     Numbers of one token would otherwise compete for the same few places of a cache, which costs 4 % of a product.
     """
+    features, tokens = shape
     return np.empty((features, _length_of_a_row(tokens, dtype)), dtype)[:, :tokens]
 
 
@@ -51,7 +52,7 @@ def rows_of_a_block(tokens: int) -> int:
 
 def copied(x: Float[Array, "D N"]) -> Float[Array, "D N"]:
     """A copy in memory for activations."""
-    y = activations(*x.shape, x.dtype)
+    y = activations(x.shape, x.dtype)
     np.copyto(y, x)
     return y
 
@@ -74,6 +75,7 @@ def scratch(name: str, shape: tuple[int, ...], dtype: np.dtype) -> Array:
     return buffer[:size].reshape(shape)
 
 
-def scratch_activations(name: str, features: int, tokens: int, dtype: np.dtype) -> Float[Array, "D N"]:
+def scratch_activations(name: str, shape: tuple[int, int], dtype: np.dtype) -> Float[Array, "D N"]:
     """As `activations`, from the thread's own memory."""
+    features, tokens = shape
     return scratch(name, (features, _length_of_a_row(tokens, dtype)), dtype)[:, :tokens]

@@ -80,7 +80,7 @@ def normalize_backward(
     d_y: Float[Array, "D N"], cache: NormCache, params: LayerNormParams, threads: Threads
 ) -> tuple[Float[Array, "D N"], LayerNormParams]:
     """The gradients of what was normalised (LN.7) and of weight and bias (LN.8, LN.9)."""
-    d_x = activations(*d_y.shape, d_y.dtype)
+    d_x = activations(d_y.shape, d_y.dtype)
     weight = params.weight.astype(d_y.dtype, copy=False)[:, None]
     features = d_y.dtype.type(len(d_y))
 
