@@ -7,10 +7,11 @@ import torch
 from tests.gradients import check_gradients
 from tests.libraries import LIBRARIES, Library, check_record, to_numpy
 from xlmr_np import XLMRobertaConfig, trees
-from xlmr_np.encoder import EncoderDropout, LayerInput, encoder_backward, encoder_forward
+from xlmr_np.encoder import Asking, EncoderDropout, LayerInput, encoder_backward, encoder_forward
 from xlmr_np.heads.masked_lm import masked_lm_forward
 from xlmr_np.heads.pooler import pooler_forward
 from xlmr_np.inputs import prepare_inputs, token_places
+from xlmr_np.layers.attention import PackedMask, Spans
 from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
 from xlmr_np.layers.encoder_layer import EncoderSetting
 from xlmr_np.layers.self_attention import LayerDropout
@@ -123,6 +124,31 @@ def test_gradients_of_the_whole_encoder(padded: bool, drops: bool) -> None:
 def with_dense_table(gradients: trees.Tree) -> trees.Tree:
     embeddings = gradients.embeddings
     return gradients._replace(embeddings=embeddings._replace(token=embeddings.token.to_dense()))
+
+
+@pytest.mark.parametrize("checkpoint_layers", [False, True], ids=["", "checkpoints"])
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_some_tokens_ask_the_last_layer(library: Library, checkpoint_layers: bool) -> None:
+    """Their states are those of the whole encoder, and so are the gradients, if the other tokens' are zero."""
+    inputs = prepare_inputs(CONFIG, IDS)
+    index = [library.array(each) for each in inputs[:3]]
+    params, mask = library.tree(PARAMS), library.tree(inputs.mask)
+    rows = np.array([1, 4, 5])  # of the 5 and 3 real tokens
+    asking = library.tree(Asking(rows, PackedMask(Spans(np.array([0, 2]), np.array([2, 1])), inputs.mask.key)))
+    checkpoint_ops = without_caches(REFERENCE) if checkpoint_layers else None
+    y, cache = encoder_forward(*index, params, mask, SETTING, REFERENCE, None, checkpoint_ops, asking)
+    np.testing.assert_allclose(to_numpy(y), EXPECTED[rows], atol=1e-12)
+
+    d_y = np.random.default_rng(0).normal(size=y.shape)
+    d_x = np.zeros_like(EXPECTED)
+    d_x[rows] = d_y
+    gradients = encoder_backward(library.array(d_y), cache, *index, params, mask, SETTING, REFERENCE, 1, None, asking)
+    _, whole_cache = encoder_forward(*index, params, mask, SETTING, REFERENCE)
+    expected = encoder_backward(library.array(d_x), whole_cache, *index, params, mask, SETTING, REFERENCE, 1)
+    for own, their in zip(
+        trees.leaves(with_dense_table(gradients)), trees.leaves(with_dense_table(expected)), strict=True
+    ):
+        np.testing.assert_allclose(to_numpy(own), to_numpy(their), atol=1e-12)
 
 
 @pytest.mark.parametrize("drops", [False, True], ids=["", "dropout"])

@@ -51,9 +51,17 @@ def scatter_add_rows(rows: Array, index: Array, number_of_rows: int) -> Array:
     """A matrix [number_of_rows, D] whose row r is the sum of those `rows` [N, D] whose `index` [N] is r.
 
     The array API has no such function: other libraries than NumPy and CuPy multiply by a matrix of ones and zeros.
+    NumPy's `add.at` takes two to five times as long as sums of neighbours in the order of the index.
     """
     xp = array_namespace(rows)
-    if is_numpy_array(rows) or is_cupy_array(rows):
+    if is_numpy_array(rows):
+        sums = np.zeros((number_of_rows, rows.shape[1]), rows.dtype)
+        order = np.argsort(index, kind="stable")
+        present, starts = np.unique(index[order], return_index=True)
+        if len(present):
+            sums[present] = np.add.reduceat(rows[order], starts, axis=0)
+        return sums
+    if is_cupy_array(rows):
         sums = xp.zeros((number_of_rows, rows.shape[1]), dtype=rows.dtype)
         xp.add.at(sums, index, rows)
         return sums

@@ -213,6 +213,31 @@ def test_encoder_layer(name: str, drops: bool) -> None:
     check_gradients(forward, backward, (normal(*shape, D), params))
 
 
+@pytest.mark.parametrize("drops", [False, True])
+def test_encoder_layer_of_which_only_some_tokens_ask(drops: bool) -> None:
+    """They get what they get when all tokens ask."""
+    (mask, shape), asking = LAYERS["packed"], np.array([0, 3, 5])  # one of the first sentence, two of the second
+    asking_mask = PackedMask(spans(1, 2), mask.key)
+    rows = [Dropout(0.3, keep(len(asking), D)) for _ in range(2)]
+    bits = Bits((asking_mask, LayerDropout(None, *rows) if drops else LayerDropout(), asking))
+    setting = EncoderSetting(H, "gelu_new", EPS)
+
+    def forward(inputs):
+        own_mask, dropout, own = bits.like(inputs[0])
+        return encoder_layer_forward(*inputs, own_mask, setting, REFERENCE, dropout, asking=own)
+
+    def backward(d_y, cache, inputs):
+        own_mask, dropout, own = bits.like(inputs[0])
+        return encoder_layer_backward(d_y, cache, inputs[1], own_mask, setting, REFERENCE, dropout, own)
+
+    params = EncoderLayerParams(attention(), FeedForwardParams(linear(F, D), add_norm(F)))
+    x = normal(*shape, D)
+    check_gradients(forward, backward, (x, params))
+    if not drops:
+        every, _ = encoder_layer_forward(x, params, mask, setting, REFERENCE)
+        np.testing.assert_allclose(forward((x, params))[0], every[asking], atol=1e-12)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_a_layer_makes_lies_on_the_device_of_its_inputs(name: str) -> None:
     # no GPU is needed: array_api_strict pretends to have devices, and refuses to combine arrays of two of them

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import xlmr_np
@@ -22,7 +22,7 @@ from xlmr_np.row_sparse import RowSparse
 TOLERANCE = 2e-6  # float32's own rounding, on outputs of order one; larger ones count by size
 LONGEST = 510
 MODEL, SEQUENCE, MASKED = "XLMRobertaModel", "XLMRobertaForSequenceClassification", "XLMRobertaForMaskedLM"
-CAUSAL = "XLMRobertaForCausalLM"
+CAUSAL, CHOICE = "XLMRobertaForCausalLM", "XLMRobertaForMultipleChoice"
 CLASSES = (MODEL, SEQUENCE, MASKED, CAUSAL)
 EVERY_CLASS = pytest.mark.parametrize("class_name", CLASSES)
 HALF_TYPES = pytest.mark.parametrize("stored", ["float16", "bfloat16"])
@@ -136,6 +136,28 @@ def test_a_sentence_does_not_depend_on_its_company(class_name: str, examples: in
         assert_as_alone(model, sentences, laid, [outputs_of(model, each[None]) for each in sentences])
 
     compare()
+
+
+@settings(max_examples=12)
+@given(
+    lengths=st.lists(st.integers(0, 300), min_size=1, max_size=5),
+    class_name=st.sampled_from([SEQUENCE, CHOICE]),
+    num_threads=st.sampled_from([None, 1, 2, 3]),
+    seed=st.integers(0, 1000),
+)
+@example(lengths=[0], class_name=SEQUENCE, num_threads=2, seed=0)
+@example(lengths=[300, 0, 200, 290], class_name=SEQUENCE, num_threads=2, seed=0)  # in shards
+def test_first_tokens_have_the_states_that_they_have_among_all(
+    lengths: list[int], class_name: str, num_threads: int | None, seed: int
+) -> None:
+    """Whoever asks for hidden states gets those of all tokens, and the same logits."""
+    model, sentences = shared_model(class_name, num_threads), random_sentences(lengths, seed)
+    laid = lay(sentences, 1, "right", np.random.default_rng(seed))
+    ids = laid.ids[None] if class_name == CHOICE else laid.ids
+    logits, expected = model(ids).logits, model(ids, output_hidden_states=[-1]).logits
+    is_possible = np.isfinite(expected)  # a choice without tokens is not
+    np.testing.assert_array_equal(np.isfinite(logits), is_possible)
+    assert_close(logits[is_possible], expected[is_possible])
 
 
 @settings(max_examples=8)

@@ -164,6 +164,14 @@ def test_blas_has_its_threads_again_only_when_the_last_caller_is_done(
     assert blas_threads() == blas
 
 
+def test_blas_stays_limited_between_tasks_that_are_held_together(blas: dict[str, int]) -> None:
+    threads = Threads(2)
+    with threads.held_together():
+        seen = [blas_threads(), *threads.run(lambda _: blas_threads(), range(2)), blas_threads()]
+    assert all(set(each.values()) == {1} for each in seen)
+    assert blas_threads() == blas
+
+
 def test_blas_is_limited_for_callers_in_any_thread(blas: dict[str, int]) -> None:
     """Not only in the thread that limited it first."""
     seen = [Threads(1).run(lambda _: blas_threads(), [0])]

@@ -68,7 +68,7 @@ def self_attention_forward(
         dropout: its fields `probabilities` and `attention` are used.
         past: earlier keys and values, or None.
         asking: rows of a packed `x`, each at most once, for which alone there is a result; `mask` has query spans of
-            these. None: all of them.
+            these (SA.5). None: all of them.
     """
     if asking is None:
         residual = x
@@ -98,7 +98,7 @@ def self_attention_backward(
     dropout: LayerDropout = LayerDropout(),
     asking: Int[Array, " n"] | None = None,
 ) -> tuple[Float[Array, "*batch D"], AttentionParams]:
-    """The gradients of x [..., D], which feeds the residual and all three projections (SA.4), and of the parameters."""
+    """The gradients of x [..., D], which feeds the residual and all three projections (SA.4, SA.6), and of the parameters."""
     d_context, d_residual, d_output = ops.add_norm.backward(d_y, cache.output, params.output, eps, dropout.attention)
     d_heads = ops.attention.backward(split_heads(d_context, num_heads), cache.attention, mask, dropout.probabilities)
     d_projected = tuple(merge_heads(d_head) for d_head in d_heads)
