@@ -1,0 +1,162 @@
+"""AdamW: Adam with decay beside the gradient and not within it (Loshchilov & Hutter 2019, arXiv:1711.05101).
+
+With gradient g, decayed means of it and of its square, and t the number of this step, from 1,
+
+    m = β₁ m + (1 - β₁) g
+    v = β₂ v + (1 - β₂) g²
+    p = (1 - rate · decay) p - rate · m / (1 - β₁ᵗ) / (√(v / (1 - β₂ᵗ)) + ε)
+
+Norms and biases do not decay, everything else does, embeddings too (`decayed_parameters`).
+"""
+
+import re
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xlmr_np import trees
+from xlmr_np.arrays import Array, array_namespace, is_numpy_array
+from xlmr_np.ops.threads import Threads
+from xlmr_np.row_sparse import RowSparse
+from xlmr_np.training.lazy_table import LazyTable, grown
+
+BLOCK = 131_072  # numbers that a thread updates at a time, so that they and the temporaries stay in cache
+_NOT_DECAYED = re.compile(r"bias|layernorm|rmsnorm|(^|\.)norm(\.|$)|_norm(\.|$)")
+
+
+class AdamWSetting(NamedTuple):
+    """The numbers of AdamW besides the rate, which has a schedule.
+
+    Attributes:
+        beta1: how much of the mean gradient is kept at each step.
+        beta2: how much of the mean square is kept.
+        eps: added to the root of the mean square.
+        decay: of the parameters that decay, per step and rate.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    decay: float = 0.0
+
+
+def is_decayed(name: str) -> bool:
+    """Whether a parameter of this official name decays."""
+    return _NOT_DECAYED.search(name.lower()) is None
+
+
+class AdamW:
+    """Updates parameters in place, and remembers the means of their gradients.
+
+    Attributes:
+        steps: how many updates there have been.
+    """
+
+    def __init__(self, params: trees.Tree, decays: trees.Tree, setting: AdamWSetting, threads: Threads) -> None:
+        """Begin with means of zero.
+
+        Args:
+            params: writable contiguous arrays, and lazy tables.
+            decays: for each of them, whether it decays.
+            setting: see there.
+            threads: that share the work on a CPU.
+        """
+        self.setting, self.threads, self.steps = setting, threads, 0
+        self._leaves = list(trees.leaves(params))
+        self._decays = list(trees.leaves(decays))
+        self._means = [_zeros(leaf) for leaf in self._leaves]
+        self._squares = [_zeros(leaf) for leaf in self._leaves]
+
+    def update(self, gradients: trees.Tree, rate: float, factor: float = 1.0) -> None:
+        """One step.
+
+        Args:
+            gradients: in the tree of the parameters; a row-sparse one only for the token table.
+            rate: the learning rate of this step.
+            factor: that gradients are multiplied with first, as by clipping.
+        """
+        self.steps += 1
+        parts: list[tuple[Array, Array, Array, Array, float]] = []
+        for number, gradient in enumerate(trees.leaves(gradients)):
+            leaf, kept = self._leaves[number], 1.0 - rate * self.setting.decay * self._decays[number]
+            if isinstance(leaf, LazyTable):
+                own, own_gradient = self._reached(number, leaf, gradient)
+                leaf.decay *= kept
+            else:
+                own, own_gradient = leaf, gradient.to_dense() if isinstance(gradient, RowSparse) else gradient
+            mean, square = (each[number][: len(own)] for each in (self._means, self._squares))
+            parts.extend(
+                (*(each.reshape(-1)[block] for each in (own, own_gradient, mean, square)), kept)
+                for block in _blocks(own)
+            )
+        self.threads.run(lambda part: self._update(*part, rate, factor), parts)
+
+    def _reached(self, number: int, leaf: LazyTable, gradient: RowSparse) -> tuple[Array, Array]:
+        """The rows of a table that gradients have ever reached, and their gradients now."""
+        place = leaf.reach(gradient.index)
+        for means in (self._means, self._squares):
+            means[number] = grown(means[number], len(leaf.rows))
+        dense = np.zeros_like(leaf.rows)
+        dense[place] = gradient.rows
+        return leaf.rows, dense
+
+    def _update(self, p: Array, gradient: Array, m: Array, v: Array, kept: float, rate: float, factor: float) -> None:
+        beta1, beta2, eps, _ = self.setting
+        xp = array_namespace(p)
+        g = gradient * factor
+        m *= beta1
+        m += (1.0 - beta1) * g
+        g *= g
+        g *= 1.0 - beta2
+        v *= beta2
+        v += g
+        root = xp.sqrt(v)
+        root *= (1.0 - beta2**self.steps) ** -0.5
+        root += eps
+        xp.divide(m, root, out=root)
+        root *= rate / (1.0 - beta1**self.steps)
+        p *= kept
+        p -= root
+
+    def state(self) -> dict[str, Array]:
+        """All that an interrupted run needs to go on, by name; the parameters and lazy tables' decay are not in it."""
+        arrays: dict[str, Any] = {"steps": np.asarray(self.steps)}
+        for number, leaf in enumerate(self._leaves):
+            rows = len(leaf.rows) if isinstance(leaf, LazyTable) else None
+            arrays[f"mean.{number}"] = self._means[number][:rows]
+            arrays[f"square.{number}"] = self._squares[number][:rows]
+            if isinstance(leaf, LazyTable):
+                arrays[f"reached.{number}"] = leaf.reached
+        return arrays
+
+    def restore(self, state: dict[str, Array]) -> None:
+        """Go on where `state` was taken, with parameters as they were then.
+
+        Raises:
+            ValueError: it is of other parameters.
+        """
+        for number, leaf in enumerate(self._leaves):
+            if isinstance(leaf, LazyTable):
+                leaf.reach(state[f"reached.{number}"])
+            own = leaf.rows if isinstance(leaf, LazyTable) else leaf
+            for kind, means in (("mean", self._means), ("square", self._squares)):
+                saved = state[f"{kind}.{number}"]
+                if saved.shape != own.shape or saved.dtype != own.dtype:
+                    raise ValueError(
+                        f"The optimiser's state {kind}.{number} is {saved.dtype} {saved.shape}, but the parameter is "
+                        f"{own.dtype} {own.shape}: it belongs to another model."
+                    )
+                means[number] = array_namespace(own).asarray(saved, copy=True)
+        self.steps = int(state["steps"])
+
+
+def _zeros(leaf: Array | LazyTable) -> Array:
+    like = leaf.rows if isinstance(leaf, LazyTable) else leaf
+    return array_namespace(like).zeros_like(like)
+
+
+def _blocks(x: Array) -> list[slice]:
+    """Parts of an array for threads; on a GPU, all of it."""
+    if not is_numpy_array(x):
+        return [slice(None)]
+    return [slice(start, start + BLOCK) for start in range(0, x.size, BLOCK)]
