@@ -29,6 +29,17 @@ def test_erf_anywhere(x: float) -> None:
     assert units_in_last_place(np.array([x])) <= 2
 
 
+@pytest.mark.parametrize("index", [[], [0], [3, 3, 3], [4, 0, 4, 2, 0, 4]], ids=str)
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_rows_are_added_where_their_index_says(library: Library, index: list[int]) -> None:
+    rows = np.random.default_rng(0).normal(size=(len(index), 3))
+    expected = np.zeros((6, 3))
+    for row, place in zip(rows, index, strict=True):
+        expected[place] += row
+    sums = arrays.scatter_add_rows(library.array(rows), library.array(np.array(index, np.int64)), 6)
+    np.testing.assert_allclose(to_numpy(sums), expected, atol=1e-15)
+
+
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
 def test_erf_on_every_library(library: Library) -> None:
     x = np.array([-math.inf, -2.0, -0.5, -0.0, 0.0, 0.5, 2.0, math.inf, math.nan])

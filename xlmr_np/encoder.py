@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float, Int
 
 from xlmr_np.arrays import Array
-from xlmr_np.layers.attention import Mask
+from xlmr_np.layers.attention import Mask, PackedMask
 from xlmr_np.layers.dropout import Dropout
 from xlmr_np.layers.embeddings import EmbeddingsParams
 from xlmr_np.layers.encoder_layer import (
@@ -56,7 +56,7 @@ class Asking(NamedTuple):
     """The tokens for which alone the last layer has a result, as a head reads no others."""
 
     rows: Int[Array, " n"]  # of the packed hidden states, each at most once
-    mask: Mask  # whose query spans are of these rows
+    mask: PackedMask  # whose query spans are of these rows
 
 
 def encoder_steps(
@@ -72,6 +72,8 @@ def encoder_steps(
     asking: Asking | None = None,
 ) -> Iterator[tuple[Float[Array, "*batch D"], Any]]:
     """Yield the hidden states and the cache of the embeddings, then of each layer from the first to the last.
+
+    The last hidden states have only the rows that ask, if some do.
 
     Args:
         ids: padded [B, T] or packed [N], as `mask` says; so are the next two.
@@ -174,12 +176,9 @@ def encoder_backward(
     """
     drops = dropout or EncoderDropout.none(len(params.layers))
     d_layers: list[EncoderLayerParams] = []
-    for i in reversed(range(len(params.layers))):
-        layer, own_dropout, (own_mask, rows) = (
-            params.layers[i],
-            drops.layers[i],
-            _of_layer(i, len(params.layers), mask, asking),
-        )
+    numbered = list(enumerate(zip(params.layers, drops.layers, strict=True)))
+    for i, (layer, own_dropout) in reversed(numbered):
+        own_mask, rows = _of_layer(i, len(params.layers), mask, asking)
         layer_cache = cache.layers.pop()
         if isinstance(layer_cache, LayerInput):
             _, layer_cache = encoder_layer_forward(

@@ -158,6 +158,24 @@ def test_first_tokens_have_the_states_that_they_have_among_all(
     is_possible = np.isfinite(expected)  # a choice without tokens is not
     np.testing.assert_array_equal(np.isfinite(logits), is_possible)
     assert_close(logits[is_possible], expected[is_possible])
+    (every, *_), (first, *others) = (model(ids, output_hidden_states=asked).hidden_states for asked in (True, [0]))
+    assert_close(first, every)
+    assert others == [None] * len(others)
+
+
+@pytest.mark.parametrize("is_decoder", [False, True], ids=["", "decoder"])
+def test_first_tokens_learn_the_same_in_both_layouts(is_decoder: bool) -> None:
+    """A decoder's first token sees itself alone, and is no way to read a sentence, but that is what its config says."""
+    model = random_model(SEQUENCE)
+    model.config.is_decoder = is_decoder
+    laid = lay(random_sentences([7, 0, 3, 5]), 2, "left", np.random.default_rng(0))
+    labels = np.where((laid.ids != 1).any(axis=1), 2, -100)
+    packed, packed_gradients = model.loss_and_gradients(input_ids=laid.ids, labels=labels)
+    model.set_attn_implementation("eager")
+    padded, padded_gradients = model.loss_and_gradients(input_ids=laid.ids, labels=labels)
+    assert_close(packed.logits, padded.logits)
+    for ours, theirs in zip(trees.leaves(packed_gradients), trees.leaves(padded_gradients), strict=True):
+        assert_close(dense(ours), dense(theirs), 1e-5)  # gradients are sums over all tokens
 
 
 @settings(max_examples=8)

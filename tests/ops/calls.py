@@ -286,7 +286,7 @@ def hides_everything(mask: Mask, query: np.ndarray, key: np.ndarray) -> np.ndarr
 
 seeds = st.integers(0, 2**16)
 few = st.integers(0, 40)
-tokens = st.one_of(few, st.integers(1, 200), st.sampled_from([127, 128, 129, 513]))
+tokens = st.one_of(few, st.integers(1, 200), st.sampled_from([127, 128, 129, 256, 512, 513]))
 batches = st.one_of(st.tuples(tokens), st.tuples(st.integers(1, 5), few))
 widths = st.one_of(st.sampled_from([64, 96, 128]), st.integers(3, 50))
 head_widths = st.sampled_from([1, 2, 5, 8, 16, 32, 33, 64])

@@ -479,6 +479,10 @@ SCORES = {
     "rising": np.linspace(-1e4, 1e4, 401).tolist(),
     "falling": np.linspace(1e4, -1e4, 401).tolist(),
     "one key": [-1e4],
+    "exponentials that only overflow together": [88.5] * 3,  # in float32; in float64 the next
+    "exponentials that only overflow together, in float64": [709.5] * 3,
+    "exponentials at the limit": [57.0, 58.0],
+    "exponentials at the lower limit": [-58.0] * 3,
 }
 
 
@@ -517,6 +521,30 @@ def test_softmax_of_extreme_scores(name: str, layout: str, dtype: str) -> None:
     for ours, theirs, factor in zip(gradients, expected_gradients, (largest_key, 1, 1), strict=True):
         error, bound = largest(ours - theirs), GRADIENT_TOLERANCE[dtype] * largest(theirs)
         assert error <= bound + ROUNDING[dtype] * factor
+
+
+@EITHER_DTYPE
+@pytest.mark.parametrize("drops", [False, True], ids=["", "dropout"])
+def test_softmax_of_scores_that_are_large_for_some_heads_and_queries(drops: bool, dtype: str) -> None:
+    """A sentence some of whose queries need their largest score, and one in which none does."""
+    random = np.random.default_rng(0)
+    query, key, value = (random.normal(size=(9, 4, 8)).astype(dtype) for _ in range(3))
+    query[:5, 1] *= 80
+    query[2:5, 2] *= 300
+    spans = Spans(np.array([0, 5]), np.array([5, 4]))
+    mask, dropout = PackedMask(spans, spans), Dropout(0.2, Philox(1, 2)) if drops else None
+    expected, expected_cache = REFERENCE.attention.forward(*widened((query, key, value)), mask, dropout)
+    with nothing_out_of_range():
+        context, cache = NUMPY.attention.forward(query, key, value, mask, dropout)
+        d_context = gradient_of(context, Storage(dtype, dtype, None))
+        gradients = NUMPY.attention.backward(d_context, cache, mask, dropout)
+    assert 0 < np.count_nonzero(cache.largest) < cache.largest.size
+    size = {"float32": 1e-4, "float64": 1e-11}[dtype]  # scores of 1,000 have lost three digits
+    assert largest(context - expected) <= size * largest(expected)
+    for ours, theirs in zip(
+        gradients, REFERENCE.attention.backward(widened(d_context), expected_cache, mask, dropout), strict=True
+    ):
+        assert largest(ours - theirs) <= size * largest(theirs)
 
 
 # Layer norm and loss at their ends

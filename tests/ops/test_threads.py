@@ -170,6 +170,17 @@ def test_blas_stays_limited_between_tasks_that_are_held_together(blas: dict[str,
         seen = [blas_threads(), *threads.run(lambda _: blas_threads(), range(2)), blas_threads()]
     assert all(set(each.values()) == {1} for each in seen)
     assert blas_threads() == blas
+    with pytest.raises(ZeroDivisionError), threads.held_together():
+        threads.run(lambda number: 1 // number, range(2))
+    assert blas_threads() == blas
+
+
+def test_blas_stays_limited_while_anyone_holds_it(blas: dict[str, int]) -> None:
+    with Threads(2).held_together():
+        with Threads(1).held_together():
+            Threads(2).run(lambda _: None, range(2))
+        assert set(blas_threads().values()) == {1}
+    assert blas_threads() == blas
 
 
 def test_blas_is_limited_for_callers_in_any_thread(blas: dict[str, int]) -> None:

@@ -4,7 +4,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 
-from xlmr_np.arrays import Array, array_namespace, scatter_add_rows
+from xlmr_np.arrays import Array, array_namespace, at_least_float32, scatter_add_rows
 from xlmr_np.layers.add_norm import AddNormParams
 from xlmr_np.layers.attention import Mask
 from xlmr_np.layers.dropout import Dropout
@@ -98,7 +98,7 @@ def self_attention_backward(
     dropout: LayerDropout = LayerDropout(),
     asking: Int[Array, " n"] | None = None,
 ) -> tuple[Float[Array, "*batch D"], AttentionParams]:
-    """The gradients of x [..., D], which feeds the residual and all three projections (SA.4, SA.6), and of the parameters."""
+    """The gradients of x [..., D], which feeds the residual and all projections (SA.4, SA.6), and of the parameters."""
     d_context, d_residual, d_output = ops.add_norm.backward(d_y, cache.output, params.output, eps, dropout.attention)
     d_heads = ops.attention.backward(split_heads(d_context, num_heads), cache.attention, mask, dropout.probabilities)
     d_projected = tuple(merge_heads(d_head) for d_head in d_heads)
@@ -109,9 +109,10 @@ def self_attention_backward(
         return d_residual + d_x_branch, AttentionParams(d_query, d_key, d_value, d_output)
     query_cache, rest_cache = cache.projections
     d_asking, (d_query,) = ops.linears.backward(d_projected[:1], query_cache, (params.query,))
-    d_x, (d_key, d_value) = ops.linears.backward(d_projected[1:], rest_cache, (params.key, params.value))
-    d_x_asking = scatter_add_rows(d_residual + d_asking, asking, d_x.shape[0])
-    return d_x + d_x_asking, AttentionParams(d_query, d_key, d_value, d_output)
+    d_seen, (d_key, d_value) = ops.linears.backward(d_projected[1:], rest_cache, (params.key, params.value))
+    d_rows = scatter_add_rows(at_least_float32(d_residual + d_asking), asking, d_seen.shape[0])
+    d_x = d_seen + array_namespace(d_seen).astype(d_rows, d_seen.dtype, copy=False)
+    return d_x, AttentionParams(d_query, d_key, d_value, d_output)
 
 
 def split_heads(x: Float[Array, "*batch D"], num_heads: int) -> Float[Array, "*batch H W"]:

@@ -140,12 +140,12 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             self.config.output_hidden_states or False if requested is None else requested, len(params.layers) + 1
         )
         attentions: list[Array] = []
-        only_first = self._asking(inputs.mask) is not None and len(params.layers) not in selected
+        all_ask = len(params.layers) in selected
 
         def run(part: EncoderInputs, ops: Ops) -> list[Array]:
             """The hidden states that are selected, and the last."""
             states = []
-            asking = self._asking(part.mask) if only_first else None
+            asking = None if all_ask else self._asking(part.mask)
             steps = encoder_steps(
                 part.ids, part.token_types, part.positions, params, part.mask, setting, ops, asking=asking
             )
@@ -163,8 +163,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         else:
             states = self._run_in_shards(run, inputs)
         *hidden_states, last = (real_rows(state, inputs) for state in states)
-        if self.reads_first_tokens and not only_first:
-            last = pack(last, is_first(inputs.is_real))
+        last = self._read_forward(last, inputs, None if all_ask else self._asking(inputs.mask))
         chosen = dict(zip(sorted(selected), hidden_states, strict=True))
         return Encoded(
             last,
@@ -186,6 +185,18 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         (sentences,) = xp.nonzero(lengths > 0)
         ones = xp.astype(lengths > 0, lengths.dtype)
         return Asking(xp.take(starts, sentences), PackedMask(Spans(xp.cumulative_sum(ones) - ones, ones), mask.key))
+
+    def _read_forward(self, rows: Array, inputs: EncoderInputs, asking: Asking | None) -> Array:
+        """The rows that the head reads, of those that the last layer has made."""
+        if self.reads_first_tokens and asking is None:
+            return pack(rows, is_first(inputs.is_real))
+        return rows
+
+    def _read_backward(self, d_rows: Array, inputs: EncoderInputs, asking: Asking | None) -> Array:
+        """The gradient of all the rows that the last layer has made, in the inputs' layout."""
+        if asking is not None:
+            return d_rows
+        return in_layout(unpack(d_rows, is_first(inputs.is_real)) if self.reads_first_tokens else d_rows, inputs)
 
     def _run_in_shards(self, run: Callable[[EncoderInputs, Ops], list[Array]], inputs: EncoderInputs) -> list[Array]:
         """Results by row of all inputs at once; on a CPU, if they are long enough, of some sentences for each thread.
@@ -258,9 +269,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             self.engine.inference if checkpoint_layers else None,
             asking,
         )
-        rows = real_rows(x, inputs)
-        if self.reads_first_tokens and asking is None:
-            rows = pack(rows, is_first(inputs.is_real))
+        rows = self._read_forward(real_rows(x, inputs), inputs, asking)
         return TrainingPass(rows, cache, dropout, asking)
 
     def _encoder_dropout(self, inputs: EncoderInputs, keys: DropoutKeys, asking: Asking | None) -> EncoderDropout:
@@ -289,12 +298,9 @@ class EncoderModel(XLMRobertaPreTrainedModel):
     def _encoder_gradients(self, d_rows: Array, inputs: EncoderInputs, training_pass: TrainingPass) -> EncoderParams:
         """The gradients of the encoder's parameters, given those of the last hidden state's rows."""
         params, setting = self._encoder(inputs)
-        d_x, asking = d_rows, training_pass.asking
-        if asking is None:
-            d_real = unpack(d_rows, is_first(inputs.is_real)) if self.reads_first_tokens else d_rows
-            d_x = in_layout(d_real, inputs)
+        asking = training_pass.asking
         gradients = encoder_backward(
-            d_x,
+            self._read_backward(d_rows, inputs, asking),
             training_pass.cache,
             inputs.ids,
             inputs.token_types,

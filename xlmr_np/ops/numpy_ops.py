@@ -1,8 +1,8 @@
 """The CPU engine: the seam's operations in NumPy, bound by BLAS and by nothing else.
 
 The functions take the reference's arguments, and first of all the threads to work with. What makes them fast lies in
-`xlmr_np.ops.cpu`: features before tokens in memory, element-wise steps in place and in blocks that stay in cache,
-all of it on every thread. Products are cut by features, so that threads read different parts of a matrix.
+`xlmr_np.ops.cpu`: features before tokens in memory, element-wise steps in place and in long blocks, all of it on every
+thread unless it is too short. Products are cut by features, so that threads read different parts of a matrix.
 """
 
 from collections.abc import Callable
@@ -117,7 +117,7 @@ def _undropped(d_y: Float[Array, "*batch D"], dropout: Dropout | None, threads: 
     """The gradient before the dropout: the same map, on a copy, as arguments are never written to."""
     if dropout is None:
         return features_first(d_y)
-    d_x = copied(features_first(d_y))
+    d_x = copied(d_y.reshape(-1, d_y.shape[-1]).T)
     _drop(d_x, dropped_features(dropout, d_y, threads), threads)
     return d_x
 
@@ -363,7 +363,7 @@ def linear_activation_backward(
     activation: str,
 ) -> tuple[Float[Array, "*batch in"], LinearParams]:
     """See `ops.reference.linear_activation_backward`."""
-    d_projected, x = copied(features_first(d_y)), features_first(cache.x)
+    d_projected, x = copied(d_y.reshape(-1, d_y.shape[-1]).T), features_first(cache.x)
     bias = params.bias.astype(x.dtype, copy=False)[:, None]
     threads.run(
         lambda rows: activate_and_slope(cache.product[rows], bias[rows], activation, d_projected[rows]),

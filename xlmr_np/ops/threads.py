@@ -2,9 +2,9 @@
 
 BLAS libraries bring threads of their own, which leave element-wise work to one of them. Here the parts of a task run
 on threads of ours instead, and BLAS is held to one thread meanwhile. That limit belongs to the whole process, so it is
-counted: the first task sets it, the last one to finish takes it back. (So it does for OpenBLAS as NumPy's own packages
-bring it. MKL, and OpenBLAS built on OpenMP, have a limit for each thread: there, set OMP_NUM_THREADS=1 and say
-num_threads= yourself.)
+counted: the first task sets it, or whoever holds several together, and the last one to finish takes it back. (So it
+does for OpenBLAS as NumPy's own packages bring it. MKL, and OpenBLAS built on OpenMP, have a limit for each thread:
+there, set OMP_NUM_THREADS=1 and say num_threads= yourself.)
 """
 
 import os

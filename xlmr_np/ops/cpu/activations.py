@@ -25,7 +25,7 @@ _ERF_AS_TANH = (
 def activate(
     product: Float[Array, "rows N"], bias: Float[Array, "rows 1"], name: str, out: Float[Array, "rows N"]
 ) -> None:
-    """out = activation(product + bias), on arrays that fit into cache; they may be the same."""
+    """out = activation(product + bias), for a block; they may be the same array."""
     x = _biased(product, bias)
     if _is_fast(x, name):
         np.multiply(x, _distribution(x), out=out)

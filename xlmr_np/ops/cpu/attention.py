@@ -79,7 +79,7 @@ def attention_forward(
                     all_largest[some, queries] = largest[:, 0]
                     scores -= largest
                     total = _exponentials(scores)
-                    total[total == 0] = 1  # of a query that sees nothing
+                    total[total == 0] = 1  # of a query that sees nothing, as padding in the padded layout may
                 all_total[some, queries] = total[:, 0]
                 if sentence.dropped is not None:
                     drop(scores, _part_of(sentence.dropped.at, some, queries, sentence), sentence.dropped.rate)
@@ -235,7 +235,7 @@ def _exponentials(scores: Float[Array, "H S T"]) -> Float[Array, "H 1 T"]:
     """Σ exp(score) of each query; the scores become their exponentials."""
     with np.errstate(over="ignore"):
         np.exp(scores, out=scores)
-    return np.ones((1, scores.shape[1]), scores.dtype) @ scores
+        return np.ones((1, scores.shape[1]), scores.dtype) @ scores
 
 
 def _largest(scores: Float[Array, "H S T"]) -> Float[Array, "H 1 T"]:

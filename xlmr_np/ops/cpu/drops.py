@@ -8,8 +8,9 @@ from jaxtyping import Bool, Float, UInt64
 from xlmr_np.arrays import Array
 from xlmr_np.layers.attention import bits_of_row
 from xlmr_np.layers.dropout import PHILOX_FACTORS, PHILOX_WEYL, Dropout, Philox, TokenKey, check_places
-from xlmr_np.ops.cpu.memory import BLOCK
 from xlmr_np.ops.threads import Threads
+
+WORDS = 131072  # random words of 64 bits that are drawn at a time
 
 
 class Dropped(NamedTuple):
@@ -39,7 +40,7 @@ def dropped_features(dropout: Dropout | None, x: Float[Array, "*batch D"], threa
     features = x.shape[-1]
     blocks = np.arange(-(-features // 4), dtype=np.uint64)[:, None]
     at = np.empty((features, len(rows)), bool)
-    step = max(1, BLOCK // features)
+    step = max(1, WORDS // features)
 
     def part(tokens: slice) -> None:
         for start in range(tokens.start, tokens.stop, step):
@@ -66,7 +67,7 @@ def dropped_probabilities(dropout: Dropout, row: int, shape: tuple[int, int, int
     heads, queries, keys = shape
     blocks = np.arange(-(-keys // 4), dtype=np.uint64)[:, None]
     at = np.empty((heads, keys, queries), bool)
-    step = max(1, BLOCK // max(1, keys))
+    step = max(1, WORDS // max(1, keys))
     for head in range(heads):
         for start in range(0, queries, step):
             rows = np.arange(start, min(start + step, queries), dtype=np.uint64)

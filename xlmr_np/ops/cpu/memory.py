@@ -24,9 +24,9 @@ _own = _Own()
 
 
 def activations(shape: tuple[int, int], dtype: np.dtype) -> Float[Array, "D N"]:
-    """An uninitialised [D, N], whose rows begin at a multiple of `CACHE_LINE` but not of `SAME_PLACE` from each other.
+    """An uninitialised [D, N]; where rows would be a multiple of `SAME_PLACE` long they are a `CACHE_LINE` longer.
 
-    Numbers of one token would otherwise compete for the same few places of a cache, which costs 4 % of a product.
+    The numbers of one token would otherwise compete for the same few places of a cache: 4 % of a product.
     """
     features, tokens = shape
     return np.empty((features, _length_of_a_row(tokens, dtype)), dtype)[:, :tokens]

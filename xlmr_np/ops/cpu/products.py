@@ -70,7 +70,7 @@ def linears(
 ) -> None:
     """y = weight @ x + bias for each; or y = weight @ x, and the epilogue does what is to be done with the bias.
 
-    It is called for so many rows that they and its temporaries stay in cache, with their numbers, y and bias.
+    It is called for some rows at a time, with their numbers, their part of y, and their bias.
     """
     step = rows_of_a_block(x.shape[1])
 
