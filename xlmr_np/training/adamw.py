@@ -45,6 +45,16 @@ def is_decayed(name: str) -> bool:
     return _NOT_DECAYED.search(name.lower()) is None
 
 
+class _Part(NamedTuple):
+    """Some numbers of a parameter, all in one row."""
+
+    parameter: Array
+    gradient: Array
+    mean: Array
+    square: Array
+    kept: float  # what the parameter is multiplied with
+
+
 class AdamW:
     """Updates parameters in place, and remembers the means of their gradients.
 
@@ -76,7 +86,7 @@ class AdamW:
             factor: that gradients are multiplied with first, as by clipping.
         """
         self.steps += 1
-        parts: list[tuple[Array, Array, Array, Array, float]] = []
+        parts: list[_Part] = []
         for number, gradient in enumerate(trees.leaves(gradients)):
             leaf, kept = self._leaves[number], 1.0 - rate * self.setting.decay * self._decays[number]
             if isinstance(leaf, LazyTable):
@@ -85,11 +95,9 @@ class AdamW:
             else:
                 own, own_gradient = leaf, gradient.to_dense() if isinstance(gradient, RowSparse) else gradient
             mean, square = (each[number][: len(own)] for each in (self._means, self._squares))
-            parts.extend(
-                (*(each.reshape(-1)[block] for each in (own, own_gradient, mean, square)), kept)
-                for block in _blocks(own)
-            )
-        self.threads.run(lambda part: self._update(*part, rate, factor), parts)
+            flat = [each.reshape(-1) for each in (own, own_gradient, mean, square)]
+            parts.extend(_Part(*(each[block] for each in flat), kept) for block in _blocks(own))
+        self.threads.run(lambda part: self._update(part, rate, factor), parts)
 
     def _reached(self, number: int, leaf: LazyTable, gradient: RowSparse) -> tuple[Array, Array]:
         """The rows of a table that gradients have ever reached, and their gradients now."""
@@ -100,7 +108,8 @@ class AdamW:
         dense[place] = gradient.rows
         return leaf.rows, dense
 
-    def _update(self, p: Array, gradient: Array, m: Array, v: Array, kept: float, rate: float, factor: float) -> None:
+    def _update(self, part: _Part, rate: float, factor: float) -> None:
+        p, gradient, m, v, kept = part
         beta1, beta2, eps, _ = self.setting
         xp = array_namespace(p)
         g = gradient * factor
