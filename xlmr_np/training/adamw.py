@@ -96,7 +96,9 @@ class AdamW:
                 own, own_gradient = leaf, gradient.to_dense() if isinstance(gradient, RowSparse) else gradient
             mean, square = (each[number][: len(own)] for each in (self._means, self._squares))
             flat = [each.reshape(-1) for each in (own, own_gradient, mean, square)]
-            parts.extend(_Part(*(each[block] for each in flat), kept) for block in _blocks(own))
+            parts.extend(
+                _Part(p[block], g[block], m[block], v[block], kept) for p, g, m, v in [flat] for block in _blocks(own)
+            )
         self.threads.run(lambda part: self._update(part, rate, factor), parts)
 
     def _reached(self, number: int, leaf: LazyTable, gradient: RowSparse) -> tuple[Array, Array]:
