@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxtyping import Float, Int
 
-from xlmr_np.arrays import Array, scatter_add_rows
+from xlmr_np.arrays import Array, array_namespace, scatter_add_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +40,14 @@ class RowSparse:
     def to_dense(self) -> Float[Array, "number_of_rows D"]:
         """The whole matrix, zeros included, in a new array."""
         return scatter_add_rows(self.rows, self.index, self.number_of_rows)
+
+    def plus(self, other: "RowSparse") -> "RowSparse":
+        """The sum of both, of matrices with the same shape."""
+        xp = array_namespace(self.rows)
+        index = xp.concat([self.index, other.index])
+        every = xp.sort(xp.unique_values(index))
+        rows = scatter_add_rows(xp.concat([self.rows, other.rows]), xp.searchsorted(every, index), every.shape[0])
+        return RowSparse(every, rows, self.number_of_rows)
 
     def add_to(self, dense: Float[Array, "number_of_rows D"]) -> None:
         """Add the rows to `dense`, in place; for an array that the caller has made and nobody else holds.

@@ -22,7 +22,7 @@ from xlmr_np.layers.attention import Mask, PackedMask, Spans
 from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
 from xlmr_np.layers.encoder_layer import EncoderSetting
 from xlmr_np.layers.self_attention import LayerDropout
-from xlmr_np.models.pretrained import ATTENTION_LAYOUTS, XLMRobertaPreTrainedModel
+from xlmr_np.models.pretrained import ATTENTION_LAYOUTS, ModelParams, XLMRobertaPreTrainedModel
 from xlmr_np.ops import Ops
 from xlmr_np.ops.cpu.shards import Shard, cut
 from xlmr_np.ops.reference import REFERENCE
@@ -327,6 +327,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
 class TaskModel(EncoderModel):
     """A model with a head and a loss: some arguments of its `forward` are labels, and some say how to take them."""
 
+    loss_and_gradients: Callable[..., tuple[Any, ModelParams]]
     label_names: ClassVar[tuple[str, ...]] = ("labels",)
     label_settings: ClassVar[tuple[str, ...]] = ()
 

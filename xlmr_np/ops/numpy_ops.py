@@ -36,19 +36,28 @@ from xlmr_np.ops.threads import Threads, default_number_of_threads
 FEED_FORWARD_TOKENS = 1024  # whose intermediate activations exist at a time in inference
 
 
+class EmbedCache(NamedTuple):
+    """What was normalised, and what was dropped."""
+
+    layer_norm: NormCache
+    dropped: Dropped | None
+
+
 class AddNormCache(NamedTuple):
-    """The input, and what was normalised."""
+    """The input, what was normalised, and what was dropped."""
 
     x: Float[Array, "*batch in"]
     layer_norm: NormCache
+    dropped: Dropped | None
 
 
 class FeedForwardCache(NamedTuple):
-    """The input, its product with the intermediate matrix before bias and activation, and what was normalised."""
+    """The input, its product with the intermediate matrix before bias and activation, and as for `AddNormCache`."""
 
     x: Float[Array, "*batch D"]
     product: Float[Array, "F N"]
     layer_norm: NormCache
+    dropped: Dropped | None
 
 
 class LinearActivationCache(NamedTuple):
@@ -74,7 +83,7 @@ def embed_forward(
     params: EmbeddingsParams,
     eps: float,
     dropout: Dropout | None = None,
-) -> tuple[Float[Array, "*batch D"], NormCache | None]:
+) -> tuple[Float[Array, "*batch D"], EmbedCache | None]:
     """See `layers.embeddings.embeddings_forward`; only the rows that are asked for are read."""
     dtype = compute_dtype(params.layer_norm.weight)
 
@@ -84,11 +93,12 @@ def embed_forward(
     total = rows(params.token, ids) + rows(params.token_type, token_types)
     total += rows(params.position, positions)
     y = copied(total.T)
-    cache = _empty_norm_cache(y) if with_cache else None
-    normalize(y, params.layer_norm, eps, threads, cache=cache)
+    norm_cache = _empty_norm_cache(y) if with_cache else None
+    normalize(y, params.layer_norm, eps, threads, cache=norm_cache)
     result = tokens_first(y, ids.shape)
-    _drop(y, dropped_features(dropout, result, threads), threads)
-    return result, cache
+    dropped = dropped_features(dropout, result, threads)
+    _drop(y, dropped, threads)
+    return result, EmbedCache(norm_cache, dropped) if norm_cache else None
 
 
 def _drop(x: Float[Array, "D N"], dropped: Dropped | None, threads: Threads) -> None:
@@ -99,7 +109,7 @@ def _drop(x: Float[Array, "D N"], dropped: Dropped | None, threads: Threads) -> 
 def embed_backward(
     threads: Threads,
     d_y: Float[Array, "*batch D"],
-    cache: NormCache,
+    cache: EmbedCache,
     ids: Int[Array, "*batch"],
     token_types: Int[Array, "*batch"],
     positions: Int[Array, "*batch"],
@@ -108,17 +118,18 @@ def embed_backward(
     dropout: Dropout | None = None,
 ) -> EmbeddingsParams:
     """See `layers.embeddings.embeddings_backward`."""
-    d_total, d_layer_norm = normalize_backward(_undropped(d_y, dropout, threads), cache, params.layer_norm, threads)
+    d_normalized = _undropped(features_first(d_y), cache.dropped, threads)
+    d_total, d_layer_norm = normalize_backward(d_normalized, cache.layer_norm, params.layer_norm, threads)
     d_tables = table_gradients(tokens_first(d_total, d_y.shape[:-1]), ids, token_types, positions, params, pad_id)
     return d_tables._replace(layer_norm=d_layer_norm)
 
 
-def _undropped(d_y: Float[Array, "*batch D"], dropout: Dropout | None, threads: Threads) -> Float[Array, "D N"]:
+def _undropped(d_y: Float[Array, "D N"], dropped: Dropped | None, threads: Threads) -> Float[Array, "D N"]:
     """The gradient before the dropout: the same map, on a copy, as arguments are never written to."""
-    if dropout is None:
-        return features_first(d_y)
-    d_x = copied(d_y.reshape(-1, d_y.shape[-1]).T)
-    _drop(d_x, dropped_features(dropout, d_y, threads), threads)
+    if dropped is None:
+        return d_y
+    d_x = copied(d_y)
+    _drop(d_x, dropped, threads)
     return d_x
 
 
@@ -203,10 +214,9 @@ def add_norm_forward(
     """See `layers.add_norm.add_norm_forward`."""
     own_residual = features_first(residual)
     norm_cache = _empty_norm_cache(own_residual) if with_cache else None
-    y = _add_norm(
-        threads, features_first(x), own_residual, params, eps, dropped_features(dropout, residual, threads), norm_cache
-    )
-    return tokens_first(y, residual.shape[:-1]), AddNormCache(x, norm_cache) if norm_cache else None
+    dropped = dropped_features(dropout, residual, threads)
+    y = _add_norm(threads, features_first(x), own_residual, params, eps, dropped, norm_cache)
+    return tokens_first(y, residual.shape[:-1]), AddNormCache(x, norm_cache, dropped) if norm_cache else None
 
 
 def _add_norm(
@@ -234,7 +244,7 @@ def add_norm_backward(
 ) -> tuple[Float[Array, "*batch in"], Float[Array, "*batch D"], AddNormParams]:
     """See `layers.add_norm.add_norm_backward`."""
     d_residual, d_layer_norm = normalize_backward(features_first(d_y), cache.layer_norm, params.layer_norm, threads)
-    d_branch = _undropped(tokens_first(d_residual, d_y.shape[:-1]), dropout, threads)
+    d_branch = _undropped(d_residual, cache.dropped, threads)
     x = features_first(cache.x)
     d_x = activations(x.shape, x.dtype)
     _input_gradient([d_branch], (params.linear,), d_x, threads)
@@ -270,8 +280,9 @@ def feed_forward_forward(
         lambda rows, part, bias: activate(part, bias, activation, activated[rows]),
     )
     norm_cache = _empty_norm_cache(own_x)
-    y = _add_norm(threads, activated, own_x, params.output, eps, dropped_features(dropout, x, threads), norm_cache)
-    return tokens_first(y, x.shape[:-1]), FeedForwardCache(x, own_product, norm_cache)
+    dropped = dropped_features(dropout, x, threads)
+    y = _add_norm(threads, activated, own_x, params.output, eps, dropped, norm_cache)
+    return tokens_first(y, x.shape[:-1]), FeedForwardCache(x, own_product, norm_cache, dropped)
 
 
 def feed_forward_inference(
@@ -317,7 +328,7 @@ def feed_forward_backward(
     d_residual, d_layer_norm = normalize_backward(
         features_first(d_y), cache.layer_norm, params.output.layer_norm, threads
     )
-    d_branch = _undropped(tokens_first(d_residual, d_y.shape[:-1]), dropout, threads)
+    d_branch = _undropped(d_residual, cache.dropped, threads)
     x = features_first(cache.x)
     d_intermediate = activations(cache.product.shape, x.dtype)
     first_bias = params.intermediate.bias.astype(x.dtype, copy=False)[:, None]

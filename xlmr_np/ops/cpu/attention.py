@@ -26,21 +26,6 @@ FEWEST_QUERIES = 48  # for which small products pay
 SCORES = 131072  # how many scores exist at a time: with float32, half a megabyte
 
 
-class AttentionCache(NamedTuple):
-    """The arguments and the result, and for each query a number near its largest score and Σ exp(score - largest).
-
-    The probabilities, of which there are as many as pairs of tokens, are computed again (Dao et al. 2022,
-    arXiv:2205.14135, section 3.1).
-    """
-
-    query: Float[Array, "*batch H W"]
-    key: Float[Array, "*keys H W"]
-    value: Float[Array, "*keys H W"]
-    context: Float[Array, "*batch H W"]
-    largest: Float[Array, "H N"]
-    total: Float[Array, "H N"]
-
-
 class Sentence(NamedTuple):
     """Where the queries and the keys of one sentence lie, what is hidden from whom, and what is dropped [H, S, T]."""
 
@@ -48,6 +33,23 @@ class Sentence(NamedTuple):
     keys: slice
     hidden: Bool[Array, "#H #S #T"] | None
     dropped: Dropped | None
+
+
+class AttentionCache(NamedTuple):
+    """The arguments and the result, and for each query a number near its largest score and Σ exp(score - largest).
+
+    The probabilities, of which there are as many as pairs of tokens, are computed again (Dao et al. 2022,
+    arXiv:2205.14135, section 3.1); what is dropped of them, a byte each, takes longer to draw than to keep.
+    """
+
+    sentences: tuple[Sentence, ...]
+
+    query: Float[Array, "*batch H W"]
+    key: Float[Array, "*keys H W"]
+    value: Float[Array, "*keys H W"]
+    context: Float[Array, "*batch H W"]
+    largest: Float[Array, "H N"]
+    total: Float[Array, "H N"]
 
 
 def attention_forward(
@@ -89,7 +91,7 @@ def attention_forward(
 
     threads.run(part, threads.ranges(heads, -(-FEWEST_SCORES * heads // max(1, _number_of_scores(sentences, heads)))))
     y = _tokens_first(context, query.shape)
-    return y, AttentionCache(query, key, value, y, all_largest, all_total) if with_cache else None
+    return y, AttentionCache(tuple(sentences), query, key, value, y, all_largest, all_total) if with_cache else None
 
 
 def attention_backward(
@@ -100,14 +102,15 @@ def attention_backward(
     dropout: Dropout | None = None,
 ) -> tuple[Float[Array, "*batch H W"], Float[Array, "*keys H W"], Float[Array, "*keys H W"]]:
     """The gradients of query, key and value (ATT.5 to ATT.9), on probabilities computed again."""
-    sentences = _sentences(cache.query.shape, cache.key.shape, mask, dropout, threads)
-    query, key, value, context, own_d_context = (_tokens_last(each) for each in (*cache[:4], d_context))
+    query, key, value, context, own_d_context = (
+        _tokens_last(each) for each in (cache.query, cache.key, cache.value, cache.context, d_context)
+    )
     d_query, d_key, d_value = (_zeros(each.shape, d_context.dtype) for each in (query, key, value))
     width = query.shape[1]
     scale = d_context.dtype.type(width**-0.5)
 
     def part(own_heads: slice) -> None:
-        for sentence in sentences:
+        for sentence in cache.sentences:
             for some, queries in _blocks(sentence, own_heads, width):
                 own, own_keys = (some, slice(None), queries), (some, slice(None), sentence.keys)
                 hidden = _part_of(sentence.hidden, some, queries, sentence)
@@ -132,7 +135,8 @@ def attention_backward(
 
     threads.run(part, threads.ranges(query.shape[0]))
     return tuple(
-        _tokens_first(gradient, like.shape) for gradient, like in zip((d_query, d_key, d_value), cache[:3], strict=True)
+        _tokens_first(gradient, like.shape)
+        for gradient, like in zip((d_query, d_key, d_value), (cache.query, cache.key, cache.value), strict=True)
     )
 
 

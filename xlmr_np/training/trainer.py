@@ -1,0 +1,150 @@
+"""The training step: loss and gradients of some batches, their weighted mean, clipping, AdamW."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xlmr_np import trees
+from xlmr_np.arrays import Array, array_namespace, as_generator, compute_dtype, is_numpy_array, to_numpy
+from xlmr_np.losses.cross_entropy import IGNORED_LABEL
+from xlmr_np.models.encoding import TaskModel
+from xlmr_np.models.language_models import LanguageModel
+from xlmr_np.ops.threads import Threads
+from xlmr_np.row_sparse import RowSparse
+from xlmr_np.training.adamw import AdamW, AdamWSetting, is_decayed
+from xlmr_np.training.clipping import clipping_factor, global_norm
+from xlmr_np.training.lazy_table import LazyTable
+from xlmr_np.training.schedules import SCHEDULES, warmup_steps_of
+
+
+class TrainingSetting(NamedTuple):
+    """How a model is trained; the defaults are the reference's.
+
+    Attributes:
+        total_steps: after which the rate is 0, if the schedule falls.
+        learning_rate: the highest.
+        schedule: a name in `SCHEDULES`.
+        warmup: steps, or a share of all steps below 1, in which the rate rises.
+        max_gradient_norm: to which gradients are clipped.
+        adamw: the numbers of the optimiser.
+    """
+
+    total_steps: int
+    learning_rate: float = 5e-5
+    schedule: str = "linear"
+    warmup: float = 0.0
+    max_gradient_norm: float = 1.0
+    adamw: AdamWSetting = AdamWSetting()
+
+
+class TrainingStep(NamedTuple):
+    """What a step reports."""
+
+    loss: float  # the mean over everything in the batches that has a label
+    gradient_norm: float  # before clipping
+    rate: float
+
+
+class Trainer:
+    """Trains a model in place: it replaces the model's parameters by arrays of its own, and updates these.
+
+    Attributes:
+        model: as it is after the last step.
+        setting: see there.
+        optimizer: counts the steps.
+        generator: draws what is dropped.
+    """
+
+    def __init__(self, model: TaskModel, setting: TrainingSetting, generator: np.random.Generator | None) -> None:
+        """Make the parameters writable.
+
+        Args:
+            model: with a head that has a loss.
+            setting: see there.
+            generator: draws what is dropped; None drops nothing.
+
+        Raises:
+            ValueError: the setting names no schedule, or a negative warm-up.
+        """
+        if setting.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={setting.schedule!r} is not one of {', '.join(SCHEDULES)}.")
+        self.model, self.setting = model, setting
+        self.generator = None if generator is None else as_generator(generator)
+        self._warmup_steps = warmup_steps_of(setting.warmup, setting.total_steps)
+        model.params = trainable(model)
+        decays = tuple(is_decayed(name) for name in model.named(model.params))  # in the order of the leaves
+        self.optimizer = AdamW(model.params, decays, setting.adamw, Threads(model.num_threads))
+
+    def step(self, *batches: dict[str, Any]) -> TrainingStep:
+        """One update, from one batch or several that do not fit into memory together.
+
+        Every token, sentence or question with a label counts the same, whichever batch it is in.
+
+        Raises:
+            FloatingPointError: the loss or the gradient is not finite; the parameters are as they were.
+            ValueError, TypeError: as for the model's `loss_and_gradients`.
+        """
+        weights = [number_of_labels(batch, self.model.label_names) for batch in batches]
+        total = max(1, sum(weights))
+        loss, gradients = 0.0, None
+        for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
+            output, own = self.model.loss_and_gradients(generator=self.generator, **batch)
+            own_loss = float(to_numpy(output.loss if hasattr(output, "loss") else output))
+            if not math.isfinite(own_loss):
+                raise FloatingPointError(
+                    f"The loss of batch {number + 1} of step {self.optimizer.steps + 1} is {own_loss}; nothing was "
+                    "updated. A smaller learning rate, a longer warm-up or stronger clipping may help."
+                )
+            loss += own_loss * weight / total
+            share = weight / total
+            if share != 1.0:
+                own = trees.map_leaves(lambda leaf, share=share: _scaled(leaf, share), own)
+            gradients = own if gradients is None else trees.map_leaves(_sum, gradients, own)
+        norm = global_norm(gradients)
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"The gradient of step {self.optimizer.steps + 1} is not finite; nothing was updated."
+            )
+        schedule = SCHEDULES[self.setting.schedule]
+        rate = self.setting.learning_rate * schedule(self.optimizer.steps, self._warmup_steps, self.setting.total_steps)
+        self.optimizer.update(gradients, rate, clipping_factor(norm, self.setting.max_gradient_norm))
+        return TrainingStep(loss, norm, rate)
+
+
+def trainable(model: TaskModel) -> trees.Tree:
+    """The parameters as writable arrays in the type that is computed in.
+
+    The token table stays where it is, with the rows that gradients reach in memory of their own, unless it is the
+    decoder too, whose gradient reaches all of it.
+    """
+    table = model.params.encoder.embeddings.token
+    is_decoder = isinstance(model, LanguageModel) and model.is_tied
+    is_lazy = is_numpy_array(table) and not is_decoder and compute_dtype(table) == table.dtype
+    return trees.map_leaves(
+        lambda leaf: LazyTable(to_numpy(leaf)) if is_lazy and leaf is table else _writable(leaf), model.params
+    )
+
+
+def number_of_labels(batch: dict[str, Any], names: tuple[str, ...]) -> int:
+    """How many labels of a batch count: for integers those that are not -100, otherwise the rows."""
+    for name in names:
+        if batch.get(name) is not None:
+            labels = to_numpy(batch[name])
+            return int((labels != IGNORED_LABEL).sum()) if labels.dtype.kind in "iu" else len(labels)
+    return 1
+
+
+def _writable(leaf: Array) -> Array:
+    xp = array_namespace(leaf)
+    return xp.asarray(leaf, dtype=compute_dtype(leaf), copy=True)
+
+
+def _scaled(gradient: Array | RowSparse, share: float) -> Array | RowSparse:
+    if isinstance(gradient, RowSparse):
+        return RowSparse(gradient.index, gradient.rows * share, gradient.number_of_rows)
+    return gradient * share
+
+
+def _sum(first: Array | RowSparse, second: Array | RowSparse) -> Array | RowSparse:
+    return first.plus(second) if isinstance(first, RowSparse) else first + second
