@@ -101,7 +101,10 @@ def attention_backward(
     mask: Mask,
     dropout: Dropout | None = None,
 ) -> tuple[Float[Array, "*batch H W"], Float[Array, "*keys H W"], Float[Array, "*keys H W"]]:
-    """The gradients of query, key and value (ATT.5 to ATT.9), on probabilities computed again."""
+    """The gradients of query, key and value (ATT.5 to ATT.9), on probabilities computed again.
+
+    What mask and dropout say is in the cache.
+    """
     query, key, value, context, own_d_context = (
         _tokens_last(each) for each in (cache.query, cache.key, cache.value, cache.context, d_context)
     )
