@@ -170,3 +170,10 @@ def test_a_loss_that_is_no_number_changes_nothing() -> None:
 def test_a_schedule_has_a_name() -> None:
     with pytest.raises(ValueError, match="schedule='sawtooth' is not one of linear, cosine, constant"):
         Trainer(small_model("XLMRobertaForMaskedLM"), TrainingSetting(5, schedule="sawtooth"), None)
+
+
+def test_a_step_needs_a_batch() -> None:
+    trainer = Trainer(small_model("XLMRobertaForMaskedLM"), SETTING, None)
+    with pytest.raises(ValueError, match="needs at least one batch"):
+        trainer.step()
+    assert trainer.optimizer.steps == 0

@@ -83,8 +83,10 @@ class Trainer:
 
         Raises:
             FloatingPointError: the loss or the gradient is not finite; the parameters are as they were.
-            ValueError, TypeError: as for the model's `loss_and_gradients`.
+            ValueError, TypeError: as for the model's `loss_and_gradients`; or there is no batch.
         """
+        if not batches:
+            raise ValueError("A training step needs at least one batch.")
         weights = [number_of_labels(batch, self.model.label_names) for batch in batches]
         total = max(1, sum(weights))
         loss, gradients = 0.0, None
