@@ -19,6 +19,15 @@ TINY: dict[str, Any] = {
     "initializer_range": 0.3,  # large enough that every part of the model shows in its output
 }
 
+TASK_CLASSES = (
+    "XLMRobertaForMaskedLM",
+    "XLMRobertaForCausalLM",
+    "XLMRobertaForSequenceClassification",
+    "XLMRobertaForTokenClassification",
+    "XLMRobertaForQuestionAnswering",
+    "XLMRobertaForMultipleChoice",
+)
+
 
 def save_reference(
     directory: Path, model_class: str, dtype: torch.dtype = torch.float64, **changes: Any

@@ -37,7 +37,7 @@ def test_rows_are_added_where_their_index_says(library: Library, index: list[int
     for row, place in zip(rows, index, strict=True):
         expected[place] += row
     sums = arrays.scatter_add_rows(library.array(rows), library.array(np.array(index, np.int64)), 6)
-    np.testing.assert_allclose(to_numpy(sums), expected, atol=1e-15)
+    np.testing.assert_allclose(to_numpy(sums), expected, atol=1e-15)  # sums in another order
 
 
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)

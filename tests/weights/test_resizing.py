@@ -11,22 +11,14 @@ import torch
 import transformers
 
 import xlmr_np
-from tests.reference_models import TINY, random_ids, save_reference
+from tests.reference_models import TASK_CLASSES, TINY, random_ids, save_reference
 from xlmr_np import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel
 from xlmr_np.weights.resizing import SPREAD, resized_bias, resized_table, rounded_up
 
 RANDOM = np.random.default_rng(2)
 VOCABULARY = TINY["vocab_size"]
 TABLE = "roberta.embeddings.word_embeddings.weight"
-CLASSES = (
-    "XLMRobertaModel",
-    "XLMRobertaForMaskedLM",
-    "XLMRobertaForCausalLM",
-    "XLMRobertaForSequenceClassification",
-    "XLMRobertaForTokenClassification",
-    "XLMRobertaForQuestionAnswering",
-    "XLMRobertaForMultipleChoice",
-)
+CLASSES = ("XLMRobertaModel", *TASK_CLASSES)
 DTYPES = [np.dtype(each) for each in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16)]
 
 

@@ -22,6 +22,7 @@ from xlmr_np.layers.attention import Mask, PackedMask, Spans
 from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
 from xlmr_np.layers.encoder_layer import EncoderSetting
 from xlmr_np.layers.self_attention import LayerDropout
+from xlmr_np.losses.cross_entropy import IGNORED_LABEL
 from xlmr_np.models.pretrained import ATTENTION_LAYOUTS, ModelParams, XLMRobertaPreTrainedModel
 from xlmr_np.ops import Ops
 from xlmr_np.ops.cpu.shards import Shard, cut
@@ -334,6 +335,18 @@ class TaskModel(EncoderModel):
     def _targets(self, inputs: EncoderInputs, **labels: Any) -> Any:
         """The checked labels with what the loss needs besides, or None if there are none."""
         raise NotImplementedError
+
+    def number_of_labels(self, **batch: Any) -> int:
+        """How many labels the loss of a training step is the mean of; for questions, those of the start.
+
+        Args:
+            **batch: as for `loss_and_gradients`.
+
+        Raises:
+            ValueError, TypeError: as there.
+        """
+        labels = to_numpy(next(trees.leaves(self._training_inputs(batch)[1].labels)))
+        return int((labels != IGNORED_LABEL).sum()) if labels.dtype.kind in "iu" else len(labels)
 
     def _training_inputs(self, batch: dict[str, Any]) -> tuple[EncoderInputs, Any]:
         """The inputs of a training step, and the checked labels."""

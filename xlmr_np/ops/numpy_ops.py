@@ -117,7 +117,7 @@ def embed_backward(
     pad_id: int | None,
     dropout: Dropout | None = None,
 ) -> EmbeddingsParams:
-    """See `layers.embeddings.embeddings_backward`."""
+    """See `layers.embeddings.embeddings_backward`; what was dropped is in the cache, here and below."""
     d_normalized = _undropped(features_first(d_y), cache.dropped, threads)
     d_total, d_layer_norm = normalize_backward(d_normalized, cache.layer_norm, params.layer_norm, threads)
     d_tables = table_gradients(tokens_first(d_total, d_y.shape[:-1]), ids, token_types, positions, params, pad_id)
@@ -271,7 +271,6 @@ def feed_forward_forward(
     own_x = features_first(x)
     shape = len(params.intermediate.weight), own_x.shape[1]
     own_product, activated = activations(shape, own_x.dtype), activations(shape, own_x.dtype)
-
     linears(
         (params.intermediate,),
         own_x,
@@ -297,7 +296,6 @@ def feed_forward_inference(
     own_x = features_first(x)
     y = activations(own_x.shape, own_x.dtype)
     features, tokens = len(params.intermediate.weight), own_x.shape[1]
-
     for start in range(0, tokens, FEED_FORWARD_TOKENS):
         some = slice(start, min(start + FEED_FORWARD_TOKENS, tokens))
         hidden = scratch_activations("hidden", (features, some.stop - start), own_x.dtype)

@@ -7,7 +7,6 @@ import numpy as np
 
 from xlmr_np import trees
 from xlmr_np.arrays import Array, array_namespace, as_generator, compute_dtype, is_numpy_array, to_numpy
-from xlmr_np.losses.cross_entropy import IGNORED_LABEL
 from xlmr_np.models.encoding import TaskModel
 from xlmr_np.models.language_models import LanguageModel
 from xlmr_np.ops.threads import Threads
@@ -87,7 +86,7 @@ class Trainer:
         """
         if not batches:
             raise ValueError("A training step needs at least one batch.")
-        weights = [number_of_labels(batch, self.model.label_names) for batch in batches]
+        weights = [1] if len(batches) == 1 else [self.model.number_of_labels(**batch) for batch in batches]
         total = max(1, sum(weights))
         loss, gradients = 0.0, None
         for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
@@ -126,15 +125,6 @@ def trainable(model: TaskModel) -> trees.Tree:
     return trees.map_leaves(
         lambda leaf: LazyTable(to_numpy(leaf)) if is_lazy and leaf is table else _writable(leaf), model.params
     )
-
-
-def number_of_labels(batch: dict[str, Any], names: tuple[str, ...]) -> int:
-    """How many labels of a batch count: for integers those that are not -100, otherwise the rows."""
-    for name in names:
-        if batch.get(name) is not None:
-            labels = to_numpy(batch[name])
-            return int((labels != IGNORED_LABEL).sum()) if labels.dtype.kind in "iu" else len(labels)
-    return 1
 
 
 def _writable(leaf: Array) -> Array:
