@@ -1,7 +1,8 @@
-"""Models of transformers with random weights, saved as it saves them, for us to load."""
+"""Models of transformers with random weights, saved as it saves them, for us to load; and its smoothed loss."""
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -52,3 +53,16 @@ def random_ids(lengths: list[int], vocab_size: int = TINY["vocab_size"], side: s
             4, vocab_size, length
         )
     return ids
+
+
+def label_smoother_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    smoothing: float,
+    is_causal: bool = False,
+    number_of_items: float | None = None,
+) -> torch.Tensor:
+    """The loss of transformers' trainer with smoothed labels, without its rounding of one sum to float32."""
+    smoother = transformers.trainer_pt_utils.LabelSmoother(smoothing)
+    with mock.patch.object(torch, "float32", torch.float64):
+        return smoother({"logits": logits}, labels, shift_labels=is_causal, num_items_in_batch=number_of_items)

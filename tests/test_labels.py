@@ -11,7 +11,14 @@ import xlmr_np
 from tests.reference_models import TINY, random_ids
 from xlmr_np import XLMRobertaConfig, trees
 from xlmr_np.arrays import dtype_from_name
-from xlmr_np.labels import class_labels, counted_items, sequence_labels, span_labels, token_labels
+from xlmr_np.labels import (
+    check_smoothing,
+    class_labels,
+    counted_items,
+    sequence_labels,
+    span_labels,
+    token_labels,
+)
 from xlmr_np.row_sparse import RowSparse
 
 IS_REAL = np.array([[True, True, False], [False, True, True]])
@@ -342,3 +349,17 @@ def test_labels_are_left_alone() -> None:
     labels.flags.writeable = False
     model.loss_and_gradients(input_ids=ids, labels=labels)
     np.testing.assert_array_equal(labels, before)
+
+
+@pytest.mark.parametrize("share", [0, 0.0, 0.1, np.float32(0.25), np.float64(0.999)])
+def test_a_share_is_a_plain_number(share: Any) -> None:
+    """NumPy's own numbers would widen what is computed in float32."""
+    smoothing = check_smoothing(share)
+    assert smoothing == share
+    assert type(smoothing) is float
+
+
+@pytest.mark.parametrize("wrong", [1, -1e-9, 2, np.nan, np.inf, True, "0.1", None, np.array(0.1), 1j], ids=repr)
+def test_a_share_is_from_0_to_below_1(wrong: Any) -> None:
+    with pytest.raises(ValueError, match="label_smoothing must be a number from 0"):
+        check_smoothing(wrong)

@@ -55,6 +55,19 @@ def counted_items(labels: Int[Array, "*places"], number_of_items: Any = None) ->
     return is_counted, float(is_counted.sum() / number)
 
 
+def check_smoothing(label_smoothing: Any) -> float:
+    """The share of the loss that belongs to all classes alike, if it is one.
+
+    Raises:
+        ValueError: it is no number from 0 to below 1.
+    """
+    if not isinstance(label_smoothing, int | float | np.integer | np.floating) or not 0 <= label_smoothing < 1:
+        raise ValueError(
+            f"label_smoothing must be a number from 0 (none) to below 1, such as 0.1; it is {label_smoothing!r}."
+        )
+    return float(label_smoothing)
+
+
 def sequence_labels(
     labels: Any, problem_type: str | None, has_token: Bool[Array, " B"], number_of_labels: int
 ) -> tuple[ProblemType, Int[Array, " B"] | Float[Array, "B C"]]:

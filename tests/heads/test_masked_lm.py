@@ -77,27 +77,28 @@ def test_the_transform_equals_torch(library: Library) -> None:
     close(gradients, (tensor, tensors.dense, tensors.layer_norm))
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
-def test_the_loss_equals_torch(library: Library) -> None:
+def test_the_loss_equals_torch(library: Library, smoothing: float) -> None:
     x, params, labels = RANDOM.normal(size=(5, D)), library.tree(PARAMS), library.array(LABELS)
-    loss, cache = masked_lm_loss_forward(library.array(x), params, labels, EPS, REFERENCE)
+    loss, cache = masked_lm_loss_forward(library.array(x), params, labels, EPS, REFERENCE, smoothing)
     tensor, tensors = tensors_of((x, PARAMS))
     logits = functional.linear(torch_transform(tensor, tensors), *tensors.decoder)
-    expected = functional.cross_entropy(logits, torch.asarray(LABELS))
+    expected = functional.cross_entropy(logits, torch.asarray(LABELS), label_smoothing=smoothing)
     np.testing.assert_allclose(to_numpy(loss), expected.detach(), rtol=1e-12)
     check_record(cache)
     (3.0 * expected).backward()
-    d_inputs = masked_lm_loss_backward(library.array(np.array(3.0)), cache, params, labels, EPS, REFERENCE)
+    d_inputs = masked_lm_loss_backward(library.array(np.array(3.0)), cache, params, labels, EPS, REFERENCE, smoothing)
     close(d_inputs, (tensor, tensors))
     assert not to_numpy(d_inputs[0])[LABELS == -100].any()
 
 
-def test_the_gradients_of_the_loss() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_the_gradients_of_the_loss(smoothing: float) -> None:
+    setting = {"eps": EPS, "ops": REFERENCE, "smoothing": smoothing}
     check_gradients(
-        lambda inputs: masked_lm_loss_forward(
-            *inputs, array_namespace(inputs[0]).asarray(LABELS), eps=EPS, ops=REFERENCE
-        ),
-        lambda d_loss, cache, inputs: masked_lm_loss_backward(d_loss, cache, inputs[1], LABELS, EPS, REFERENCE),
+        lambda inputs: masked_lm_loss_forward(*inputs, array_namespace(inputs[0]).asarray(LABELS), **setting),
+        lambda d_loss, cache, inputs: masked_lm_loss_backward(d_loss, cache, inputs[1], LABELS, **setting),
         (RANDOM.normal(size=(5, D)), PARAMS),
     )
 

@@ -63,32 +63,44 @@ def test_the_gradients_of_the_head(layout: str) -> None:
     )
 
 
+def torch_loss(logits: torch.Tensor, labels: np.ndarray, smoothing: float) -> torch.Tensor:
+    """Of each row without its padding, where torch's smoothed loss would be infinite."""
+    losses = [
+        functional.cross_entropy(row[real], real[:label].sum(), label_smoothing=smoothing)
+        for row, real, label in zip(logits, torch.asarray(IS_REAL), labels, strict=True)
+        if label != -100
+    ]
+    return torch.stack(losses).mean()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("name", LABELS)
 @pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
-def test_the_span_loss_equals_torch(library: Library, name: str) -> None:
+def test_the_span_loss_equals_torch(library: Library, name: str, smoothing: float) -> None:
     labels = library.tree(LABELS[name])
-    loss, cache = span_loss_forward(library.tree(LOGITS), labels)
+    loss, cache = span_loss_forward(library.tree(LOGITS), labels, smoothing)
     tensors = [torch.tensor(logits, requires_grad=True) for logits in LOGITS]
-    losses = [functional.cross_entropy(t, torch.asarray(label)) for t, label in zip(tensors, LABELS[name], strict=True)]
+    losses = [torch_loss(each, own, smoothing) for each, own in zip(tensors, LABELS[name], strict=True)]
     np.testing.assert_allclose(to_numpy(loss), (sum(losses) / 2).detach(), rtol=1e-13)
     check_record(cache)
     (3.0 * sum(losses) / 2).backward()
-    gradients = span_loss_backward(library.array(np.array(3.0)), cache, labels)
+    gradients = span_loss_backward(library.array(np.array(3.0)), cache, labels, smoothing)
     for gradient, tensor in zip(gradients, tensors, strict=True):
         np.testing.assert_allclose(to_numpy(gradient), tensor.grad, atol=1e-14)
         assert not to_numpy(gradient)[~IS_REAL].any()
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("name", LABELS)
-def test_the_gradients_of_the_span_loss(name: str) -> None:
+def test_the_gradients_of_the_span_loss(name: str, smoothing: float) -> None:
     def forward(logits):
         xp = array_namespace(logits[0])
         is_real, labels = xp.asarray(IS_REAL), tuple(map(xp.asarray, LABELS[name]))
-        return span_loss_forward(tuple(xp.where(is_real, part, -xp.inf) for part in logits), labels)
+        return span_loss_forward(tuple(xp.where(is_real, part, -xp.inf) for part in logits), labels, smoothing)
 
     check_gradients(
         forward,
-        lambda d_loss, cache, _: span_loss_backward(d_loss, cache, LABELS[name]),
+        lambda d_loss, cache, _: span_loss_backward(d_loss, cache, LABELS[name], smoothing),
         tuple(RANDOM.normal(size=(B, T)) for _ in range(2)),
     )
 
@@ -112,16 +124,17 @@ def test_the_gradients_of_head_and_loss_together() -> None:
     check_gradients(forward, backward, (RANDOM.normal(size=(B, T, D)), PARAMS))
 
 
-def test_padding_changes_nothing_and_warns_of_nothing() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_padding_changes_nothing_and_warns_of_nothing(smoothing: float) -> None:
     bare = tuple(logits[2:, :4] for logits in LOGITS)
     longer = tuple(np.concatenate([logits, np.full((1, 6), -np.inf)], axis=1) for logits in bare)
     labels = (np.array([1]), np.array([3]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loss, cache = span_loss_forward(bare, labels)
-        longer_loss, longer_cache = span_loss_forward(longer, labels)
-        gradients = span_loss_backward(np.array(1.0), cache, labels)
-        longer_gradients = span_loss_backward(np.array(1.0), longer_cache, labels)
+        loss, cache = span_loss_forward(bare, labels, smoothing)
+        longer_loss, longer_cache = span_loss_forward(longer, labels, smoothing)
+        gradients = span_loss_backward(np.array(1.0), cache, labels, smoothing)
+        longer_gradients = span_loss_backward(np.array(1.0), longer_cache, labels, smoothing)
     assert loss == pytest.approx(longer_loss, rel=1e-14)
     for gradient, longer_gradient in zip(gradients, longer_gradients, strict=True):
         np.testing.assert_allclose(longer_gradient[:, :4], gradient, rtol=1e-13)

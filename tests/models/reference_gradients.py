@@ -1,7 +1,7 @@
 """A training step of transformers' own models, and of ours, in one form: what goes in, the loss, and all gradients.
 
-The reference runs its own code, its own losses included. Where we mean to differ from it, a hook changes what passes
-between two of its modules, and only for batches with padding:
+The reference runs its own code, its own losses included (with smoothed labels, that of its trainer). Where we mean to
+differ from it, a hook changes what passes between two of its modules, and only for batches with padding:
 - its pooling module is handed the first real token of each row in place of the first token;
 - question answering rules padding out;
 - a causal label behind padding, which nothing predicts, is left out.
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import transformers
 
+from tests.reference_models import label_smoother_loss
 from xlmr_np import XLMRobertaForTokenClassification, XLMRobertaModel
 from xlmr_np.heads.sequence_classification import SequenceClassificationDropout
 from xlmr_np.inputs import sentence_places, token_places
@@ -72,7 +73,10 @@ def our_step(model: Any, batch: Batch, seed: int | None = None, **settings: Any)
 
 
 def reference_step(
-    reference: transformers.PreTrainedModel, batch: Batch, dropped: list[DroppedElements] | None = None
+    reference: transformers.PreTrainedModel,
+    batch: Batch,
+    dropped: list[DroppedElements] | None = None,
+    label_smoothing: float = 0.0,
 ) -> Step:
     """The reference's; a parameter under several names has its gradient under each of them, None where torch has none.
 
@@ -80,6 +84,7 @@ def reference_step(
         reference: the model.
         batch: the same that we get.
         dropped: what to drop, in the order of the reference's calls; None drops nothing.
+        label_smoothing: as its trainer would smooth them, which knows `labels` alone.
     """
     reference.train(dropped is not None)
     reference.zero_grad()
@@ -91,7 +96,7 @@ def reference_step(
             stack.enter_context(_injected(dropped))
         # the causal loss rounds the logits to float32, which would hide half of the digits of float64
         stack.enter_context(mock.patch.object(torch.Tensor, "float", _at_least_float32))
-        loss = _loss(reference, _tensors(reference, batch.arguments), _tensors(reference, labels))
+        loss = _loss(reference, _tensors(reference, batch.arguments), _tensors(reference, labels), label_smoothing)
     loss.backward()
     parameters = reference.named_parameters(remove_duplicate=False)
     return Step(
@@ -174,10 +179,19 @@ def _check_names(ours: Step, theirs: Step, reference: transformers.PreTrainedMod
     assert all(theirs.gradients[name] is None for name in left_out)
 
 
-def _loss(reference: transformers.PreTrainedModel, arguments: dict[str, Any], labels: dict[str, Any]) -> torch.Tensor:
-    if type(reference).__name__ != "XLMRobertaModel":
+def _loss(
+    reference: transformers.PreTrainedModel,
+    arguments: dict[str, Any],
+    labels: dict[str, Any],
+    label_smoothing: float,
+) -> torch.Tensor:
+    name = type(reference).__name__
+    if name != "XLMRobertaModel" and not label_smoothing:
         return reference(**arguments, **labels).loss
     output = reference(**arguments)
+    if label_smoothing:
+        is_causal, number_of_items = name == "XLMRobertaForCausalLM", labels.get("num_items_in_batch")
+        return label_smoother_loss(output.logits, labels["labels"], label_smoothing, is_causal, number_of_items)
     return sum((output[name.removeprefix("d_")] * gradient).sum() for name, gradient in labels.items())
 
 

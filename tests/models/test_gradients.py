@@ -435,23 +435,107 @@ def test_the_loss_is_that_of_a_forward_pass(pair: Callable[..., Pair], name: str
         assert our_step(ours, batch).loss == pytest.approx(loss, rel=1e-13)
 
 
-@pytest.mark.parametrize("seed", [None, SEED], ids=["", "dropout"])
-@pytest.mark.parametrize("name", CLASSES)
-def test_gradients_equal_central_differences(pair: Callable[..., Pair], name: str, seed: int | None) -> None:
+SMOOTHED = (
+    "masked LM, tied",
+    "masked LM, untied",
+    "causal LM, tied",
+    "causal LM, part of a batch",
+    "single label",
+    "token classification",
+    "multiple choice",
+    "multiple choice, one left out",
+)
+
+
+@pytest.mark.parametrize("padding", ["none", "left"])
+@pytest.mark.parametrize("name", SMOOTHED)
+def test_smoothed_labels_equal_the_references(pair: Callable[..., Pair], name: str, padding: str) -> None:
+    reference, ours = pair(name)
+    batch = random_batch(name, padding)
+    theirs = reference_step(reference, batch, drawn(ours, batch, SEED), label_smoothing=0.2)
+    plain = our_step(ours, batch, SEED).loss
+    for layout in LAYOUTS.values():
+        ours.set_attn_implementation(layout)
+        step = our_step(ours, batch, SEED, label_smoothing=0.2)
+        assert parity_error(step, theirs, reference) <= 1e-10
+        assert abs(step.loss - plain) > 1e-3
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+def test_smoothed_positions_are_those_of_real_tokens(pair: Callable[..., Pair], padding: str) -> None:
+    """Torch's loss of each question without its padding."""
+    _, ours = pair("question answering")
+    batch = random_batch("question answering", padding)
+
+    def loss(logits: np.ndarray, places: np.ndarray) -> float:
+        losses = []
+        for row, is_real, place in zip(logits, batch.is_real, places, strict=True):
+            if place < len(is_real):  # otherwise it is left out
+                tokens_before = is_real[: max(place, 0)].sum()
+                row, label = torch.tensor(row[is_real]), torch.tensor(tokens_before)
+                losses.append(torch.nn.functional.cross_entropy(row, label, label_smoothing=0.2).item())
+        return float(np.mean(losses))
+
+    output = ours(**batch.arguments)
+    start = loss(output.start_logits, batch.labels["start_positions"])
+    end = loss(output.end_logits, batch.labels["end_positions"])
+    assert our_step(ours, batch, label_smoothing=0.2).loss == pytest.approx((start + end) / 2, rel=1e-12)
+
+
+def test_a_choice_without_a_real_token_has_no_share(pair: Callable[..., Pair]) -> None:
+    _, ours = pair("multiple choice")
+    batch = random_batch("multiple choice", "right")
+    longer = {name: np.concatenate([each, each[:, :1]], axis=1) for name, each in batch.arguments.items()}
+    longer["input_ids"][:, -1], longer["attention_mask"][:, -1] = 1, 0
+    step, with_empty_choice = (
+        our_step(ours, batch._replace(arguments=arguments), label_smoothing=0.2)
+        for arguments in (batch.arguments, longer)
+    )
+    assert relative_error(with_empty_choice, step) <= 1e-12
+
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if name != "model"])
+@pytest.mark.parametrize("wrong", [1.0, float("nan"), "0.1"])
+def test_label_smoothing_is_a_share(pair: Callable[..., Pair], name: str, wrong: Any) -> None:
+    _, ours = pair(name)
+    with pytest.raises(ValueError, match=r"label_smoothing must be a number from 0 .* to below 1.* it is "):
+        our_step(ours, random_batch(name, "none"), label_smoothing=wrong)
+
+
+@pytest.mark.parametrize("name", ["multi label", "multi label, explicit", "regression", "regression, several"])
+def test_labels_that_are_no_classes_are_not_smoothed(pair: Callable[..., Pair], name: str) -> None:
+    _, ours = pair(name)
+    batch = random_batch(name, "none")
+    with pytest.raises(ValueError, match=r"label_smoothing=0.1 needs labels that are classes"):
+        our_step(ours, batch, label_smoothing=0.1)
+    assert_identical(our_step(ours, batch, label_smoothing=0), our_step(ours, batch))
+
+
+@pytest.mark.parametrize(
+    ("name", "seed", "smoothing"),
+    [
+        *product(CLASSES, [None, SEED], [0.0]),
+        *product([name for name in CLASSES if name != "model"], [SEED], [0.3]),
+    ],
+)
+def test_gradients_equal_central_differences(
+    pair: Callable[..., Pair], name: str, seed: int | None, smoothing: float
+) -> None:
     """Along one random direction of all parameters at once."""
     _, ours = pair(name)
     batch, params = random_batch(name, "left"), ours.params
+    setting = {"label_smoothing": smoothing} if smoothing else {}
     direction = random_like(params, np.random.default_rng(11))
 
     def along(step: float) -> float:
         ours.params = trees.map_leaves(lambda leaf, way: leaf + step * way, params, direction)
         try:
-            return our_step(ours, batch, seed).loss
+            return our_step(ours, batch, seed, **setting).loss
         finally:
             ours.params = params
 
     slope = (along(STEP) - along(-STEP)) / (2 * STEP)
-    gradients, ways = our_step(ours, batch, seed).gradients, ours.named(direction)
+    gradients, ways = our_step(ours, batch, seed, **setting).gradients, ours.named(direction)
     ours_along = sum(inner_product(dense(gradient), ways[key]) for key, gradient in gradients.items())
     assert abs(ours_along - slope) <= DIFFERENCE_TOLERANCE * max(1.0, abs(slope))
 

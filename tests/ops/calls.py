@@ -204,11 +204,15 @@ def layer_norm(batch: tuple[int, ...], width: int, seed: int) -> Call:
     return Call("layer_norm", (3 * random.normal(size=(*batch, width)) + 1, params, EPS), (params,))
 
 
-def vocabulary_cross_entropy(tokens: int, width: int, vocabulary: int, ignored: float, seed: int) -> Call:
+def vocabulary_cross_entropy(
+    tokens: int, width: int, vocabulary: int, ignored: float, smoothing: float, seed: int
+) -> Call:
     random = np.random.default_rng(seed)
     labels = np.where(random.random(tokens) < ignored, -100, random.integers(0, vocabulary, tokens))
-    params = linear_params(random, vocabulary, width)
-    return Call("vocabulary_cross_entropy", (random.normal(size=(tokens, width)), params, labels), (params, labels))
+    if vocabulary == 1:  # the smoothed gradient would be rounding alone, with nothing to measure it by
+        smoothing = 0.0
+    settings = linear_params(random, vocabulary, width), labels, smoothing
+    return Call("vocabulary_cross_entropy", (random.normal(size=(tokens, width)), *settings), settings)
 
 
 def vocabulary_top_k(tokens: int, width: int, vocabulary: int, share: float, seed: int) -> Call:
@@ -346,6 +350,7 @@ KINDS = {
             "width": st.integers(1, 40),
             "vocabulary": vocabularies,
             "ignored": st.sampled_from([0.0, 0.3, 1.0]),
+            "smoothing": st.sampled_from([0.0, 0.1, 0.9]),
             "seed": seeds,
         },
     ),

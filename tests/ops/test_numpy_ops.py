@@ -43,8 +43,9 @@ from xlmr_np.inputs import prepare_inputs, token_places
 from xlmr_np.layers.attention import PackedMask, PaddedMask, Spans
 from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
 from xlmr_np.layers.encoder_layer import EncoderSetting
-from xlmr_np.layers.linear import LinearParams
+from xlmr_np.layers.linear import LinearParams, linear_backward, linear_forward
 from xlmr_np.layers.self_attention import LayerDropout
+from xlmr_np.losses.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from xlmr_np.ops import Ops
 from xlmr_np.ops.numpy_ops import NUMPY, NUMPY_INFERENCE, inference_ops, training_ops
 from xlmr_np.ops.reference import REFERENCE
@@ -225,7 +226,8 @@ LARGE = {
     "causal": packed_attention(LENGTHS, 2, 16, "within", True, 0.1, 0),
     "across": packed_attention([(3, 1100), (1100, 3), (1, 2100)], 12, 8, "across", False, 0.0, 0),
     "long padded": padded_attention(2, 300, 700, 3, 8, "BHTS", "bits", 0.1, 0),
-    "loss": vocabulary_cross_entropy(120, 16, 25_001, 0.2, 0),
+    "loss": vocabulary_cross_entropy(120, 16, 25_001, 0.2, 0.0, 0),
+    "smoothed loss": vocabulary_cross_entropy(120, 16, 25_001, 0.2, 0.1, 0),
     "top-k": vocabulary_top_k(130, 16, 25_001, 1e-4, 0),
 }
 
@@ -258,7 +260,7 @@ NO_TOKENS = {
     "feed forward": {"batch": (2, 0), "width": 8, "inner": 5, "activation": "gelu", "form": "bits", "rate": 0.1},
     "linear activation": {"batch": (0,), "width": 8, "outputs": 5, "activation": "tanh"},
     "layer norm": {"batch": (0,), "width": 8},
-    "vocabulary cross-entropy": {"tokens": 0, "width": 8, "vocabulary": 5000, "ignored": 0.0},
+    "vocabulary cross-entropy": {"tokens": 0, "width": 8, "vocabulary": 5000, "ignored": 0.0, "smoothing": 0.1},
     "vocabulary top-k": {"tokens": 0, "width": 8, "vocabulary": 5000, "share": 0.0},
     "packed attention": {
         "lengths": [(0, 0), (0, 4)],
@@ -305,7 +307,7 @@ def test_a_backward_leaves_its_cache_as_it_was(storage: Storage) -> None:
         (linear_activation, {"batch": (90,), "width": 24, "outputs": 40, "activation": "gelu"}),
         (KINDS["add norm"].build, {"batch": (90,), "inputs": 24, "width": 40, "form": "key", "rate": 0.1}),
         (KINDS["layer norm"].build, {"batch": (90,), "width": 24}),
-        (vocabulary_cross_entropy, {"tokens": 30, "width": 24, "vocabulary": 40, "ignored": 0.1}),
+        (vocabulary_cross_entropy, {"tokens": 30, "width": 24, "vocabulary": 40, "ignored": 0.1, "smoothing": 0.1}),
     ):
         if build is packed_attention:
             setting |= {"is_causal": True, "rate": 0.1}
@@ -587,6 +589,28 @@ def test_the_loss_of_large_logits(dtype: str) -> None:
     assert_gradients_close(gradients, expected, dtype)
 
 
+@EITHER_DTYPE
+@pytest.mark.parametrize("hidden", [slice(0, 9000), slice(7, 20_000, 3), slice(24_000, None)], ids=str)
+def test_the_smoothed_loss_where_tokens_are_ruled_out(hidden: slice, dtype: str) -> None:
+    """They have no part in it, and no gradient; whole chunks may be of such tokens alone."""
+    exact = vocabulary_cross_entropy(120, 16, 25_001, 0.2, 0.1, 0)
+    x, params, labels, smoothing = exact.forward
+    params.bias[hidden] = -np.inf
+    labels[np.isin(labels, np.arange(25_001)[hidden])] = -100
+    logits, linear_cache = linear_forward(x, params)
+    expected, cross_entropy_cache = cross_entropy_forward(logits, labels, smoothing)
+    d_logits = cross_entropy_backward(np.asarray(1.0), cross_entropy_cache, labels, smoothing)
+    expected_gradients = linear_backward(d_logits, linear_cache, params)
+    for ops in engine(1).training, engine(3).training:
+        given = stored(exact, Storage(dtype, dtype, None))
+        with nothing_out_of_range():
+            loss, cache = ops.vocabulary_cross_entropy.forward(*given.forward)
+            gradients = ops.vocabulary_cross_entropy.backward(np.asarray(1, dtype), cache, *given.backward)
+        assert_close(loss, expected, dtype)
+        assert_gradients_close(gradients, expected_gradients, dtype)
+        assert not gradients[1].weight[hidden].any()
+
+
 # Top-k
 
 
@@ -809,7 +833,7 @@ def test_threads_that_share_an_operation(op: str) -> None:
             for n in (30, 70, 71)
         ],
         "vocabulary cross-entropy": [
-            {"tokens": n, "width": 16, "vocabulary": 300 * n, "ignored": 0.1} for n in (30, 60, 61)
+            {"tokens": n, "width": 16, "vocabulary": 300 * n, "ignored": 0.1, "smoothing": 0.1} for n in (30, 60, 61)
         ],
         "vocabulary top-k": [{"tokens": n, "width": 16, "vocabulary": 300 * n, "share": 1e-3} for n in (30, 60, 61)],
     }[op]

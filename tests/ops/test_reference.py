@@ -56,17 +56,29 @@ LABELS = np.array([10, -100, 0, 3, -100, 7])
 @EVERY_LIBRARY
 @pytest.mark.parametrize("chunk", [1, 4, 100])
 @pytest.mark.parametrize("labels", [LABELS, np.full(6, -100)], ids=["some ignored", "all ignored"])
+@pytest.mark.parametrize(
+    ("smoothing", "hidden"),
+    [(0.0, []), (0.2, []), (0.2, [4, 5, 6, 8])],  # whole chunks ruled out
+    ids=["", "smoothed", "smoothed, tokens ruled out"],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")  # the logarithm of an empty sum is what it should be
 def test_vocabulary_cross_entropy_is_linear_then_cross_entropy(
-    library: Library, chunk: int, labels: np.ndarray, monkeypatch: pytest.MonkeyPatch
+    library: Library,
+    chunk: int,
+    labels: np.ndarray,
+    smoothing: float,
+    hidden: list[int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(reference_ops, "VOCABULARY_CHUNK", chunk)
     x, params, d_loss = RANDOM.normal(size=(6, 4)), linear(11, 4), np.asarray(1.7)
+    params.bias[hidden] = -np.inf
     logits, linear_cache = linear_forward(x, params)
-    expected, cross_entropy_cache = cross_entropy_forward(logits, labels)
-    d_logits = cross_entropy_backward(d_loss, cross_entropy_cache, labels)
+    expected, cross_entropy_cache = cross_entropy_forward(logits, labels, smoothing)
+    d_logits = cross_entropy_backward(d_loss, cross_entropy_cache, labels, smoothing)
     expected_gradients = linear_backward(d_logits, linear_cache, params)
 
-    arguments = library.array(x), library.tree(params), library.array(labels)
+    arguments = library.array(x), library.tree(params), library.array(labels), smoothing
     loss, cache = REFERENCE.vocabulary_cross_entropy.forward(*arguments)
     check_record(cache)
     np.testing.assert_allclose(to_numpy(loss), expected, rtol=1e-13)

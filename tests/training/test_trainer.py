@@ -161,3 +161,20 @@ def test_a_step_needs_a_batch() -> None:
     with pytest.raises(ValueError, match="needs at least one batch"):
         trainer.step()
     assert trainer.optimizer.steps == 0
+
+
+@pytest.mark.parametrize("class_name", ["XLMRobertaForMaskedLM", "XLMRobertaForSequenceClassification"])
+def test_labels_are_smoothed(class_name: str) -> None:
+    batch, losses = batch_of(class_name, 0), []
+    for smoothing in (0.0, 0.2):
+        model = small_model(class_name)
+        expected = float(model.loss_and_gradients(label_smoothing=smoothing, **batch)[0].loss)
+        done = Trainer(model, SETTING._replace(label_smoothing=smoothing), None).step(batch)
+        assert done.loss == pytest.approx(expected, rel=1e-5)  # float32
+        losses.append(done.loss)
+    assert abs(losses[1] - losses[0]) > 1e-3
+
+
+def test_label_smoothing_is_checked_before_anything_else() -> None:
+    with pytest.raises(ValueError, match=r"label_smoothing must be a number from 0 .* it is 1.0"):
+        Trainer(small_model("XLMRobertaForMaskedLM"), SETTING._replace(label_smoothing=1.0), None)

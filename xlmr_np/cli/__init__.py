@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol
 
 from xlmr_np import __version__
 
-from . import fill_mask, info, tokenize, trim_vocab
+from . import fill_mask, info, pretrain, tokenize, trim_vocab
 from .terminal import complain, message_of, printable
 
 EXIT_BAD_INPUT = 2
@@ -36,6 +36,7 @@ class Command(Protocol):
 COMMANDS: dict[str, Command] = {
     "fill-mask": fill_mask,
     "info": info,
+    "pretrain": pretrain,
     "tokenize": tokenize,
     "trim-vocab": trim_vocab,
 }
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has seen enough, as `| head` does
         _drop_output()
         return 0
-    except (OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, MemoryError, FloatingPointError) as error:
         complain(message_of(error))
         try:
             sys.stdout.flush()

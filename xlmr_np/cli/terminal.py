@@ -5,18 +5,17 @@ import logging
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from xlmr_np.text_files import STANDARD_INPUT, lines_of, shown_name
 
 BAR_AFTER = 1.0  # seconds of work from which a progress bar is worth its line
 
 HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")  # what a terminal may obey in place of showing it
 JOINERS = "\u200c\u200d"  # of category Cf, but part of the spelling in Persian, Hindi and others
 ZERO_WIDTH_CATEGORIES = ("Mn", "Me", "Cf")
-
-STANDARD_INPUT = "-"  # how it is written where a file may be named
-
 
 def complain(message: str) -> None:
     """Write one line to standard error."""
@@ -82,27 +81,7 @@ def texts_of(file: Path | str, kind: str) -> Iterator[str]:
             is_empty = False
             yield text
     if is_empty:
-        raise ValueError(f"{_shown_name(file)} holds no text; give {kind} a line.")
-
-
-def lines_of(file: Path | str) -> Iterator[str]:
-    """The lines of a file, or of standard input, with their line breaks.
-
-    Raises:
-        ValueError: one is not UTF-8.
-        OSError: the file cannot be read.
-    """
-    with nullcontext(sys.stdin.buffer) if str(file) == STANDARD_INPUT else open(file, "rb") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                place = f"{_shown_name(file)}, line {number}"
-                raise ValueError(f"{place}: not UTF-8 ({error.reason}); convert it first.") from error
-
-
-def _shown_name(file: Path | str) -> str:
-    return "Standard input" if str(file) == STANDARD_INPUT else str(file)
+        raise ValueError(f"{shown_name(file)} holds no text; give {kind} a line.")
 
 
 def with_progress_bar(items: Iterable[Any], number: int | None) -> Iterable[Any]:

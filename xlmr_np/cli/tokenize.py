@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .source import add_source_arguments, location
-from .terminal import STANDARD_INPUT, columns, lines_of, printable
+from xlmr_np.text_files import STANDARD_INPUT, lines_of
+
+from .terminal import columns, printable
 
 if TYPE_CHECKING:
     from xlmr_np.tokenizer.added_tokens import Found

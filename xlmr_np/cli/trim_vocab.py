@@ -6,8 +6,10 @@ from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 
+from xlmr_np.text_files import STANDARD_INPUT, lines_of
+
 from .source import add_source_arguments, add_variant_argument, location
-from .terminal import STANDARD_INPUT, lines_of, megabytes, printable, texts_of, with_progress_bar
+from .terminal import megabytes, printable, texts_of, with_progress_bar
 
 SUMMARY = "a smaller checkpoint, for the languages of some texts"
 DESCRIPTION = """\

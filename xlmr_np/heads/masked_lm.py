@@ -82,7 +82,12 @@ def masked_lm_backward(
 
 
 def masked_lm_loss_forward(
-    x: Float[Array, "N D"], params: MaskedLMParams, labels: Int[Array, " N"], eps: float, ops: Ops
+    x: Float[Array, "N D"],
+    params: MaskedLMParams,
+    labels: Int[Array, " N"],
+    eps: float,
+    ops: Ops,
+    smoothing: float = 0.0,
 ) -> tuple[Float[Array, ""], MaskedLMLossCache]:
     """The cross-entropy of `labels` under the logits (MLM.4), without ever holding all [N, V] of them.
 
@@ -91,10 +96,11 @@ def masked_lm_loss_forward(
         params: of the head, with the decoder's weight also where it is tied.
         labels: [N], token ids, or -100 to leave a row out.
         eps: of the layer norm.
-        ops: the engine; its `vocabulary_cross_entropy` walks the vocabulary in chunks (MLM.10).
+        ops: the engine; its `vocabulary_cross_entropy` walks the vocabulary in chunks (MLM.10, MLM.13).
+        smoothing: of the labels, see `losses.cross_entropy`.
     """
     transformed, transform_cache = masked_lm_transform_forward(x, params, eps, ops)
-    loss, cross_entropy_cache = ops.vocabulary_cross_entropy.forward(transformed, params.decoder, labels)
+    loss, cross_entropy_cache = ops.vocabulary_cross_entropy.forward(transformed, params.decoder, labels, smoothing)
     return loss, MaskedLMLossCache(transform_cache, cross_entropy_cache)
 
 
@@ -105,10 +111,11 @@ def masked_lm_loss_backward(
     labels: Int[Array, " N"],
     eps: float,
     ops: Ops,
+    smoothing: float = 0.0,
 ) -> tuple[Float[Array, "N D"], MaskedLMParams]:
-    """The gradients of x [N, D] and of the parameters, as of `masked_lm_backward`, in chunks too (MLM.11, MLM.12)."""
+    """The gradients of x [N, D] and of the parameters, as of `masked_lm_backward`, in chunks too (MLM.12, MLM.14)."""
     d_transformed, d_decoder = ops.vocabulary_cross_entropy.backward(
-        d_loss, cache.cross_entropy, params.decoder, labels
+        d_loss, cache.cross_entropy, params.decoder, labels, smoothing
     )
     d_x, d_dense, d_layer_norm = masked_lm_transform_backward(d_transformed, cache.transform, params, eps, ops)
     return d_x, MaskedLMParams(d_dense, d_layer_norm, d_decoder)

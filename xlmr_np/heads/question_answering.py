@@ -42,7 +42,9 @@ def question_answering_backward(
 
 
 def span_loss_forward(
-    logits: tuple[Float[Array, "B T"], Float[Array, "B T"]], labels: tuple[Int[Array, " B"], Int[Array, " B"]]
+    logits: tuple[Float[Array, "B T"], Float[Array, "B T"]],
+    labels: tuple[Int[Array, " B"], Int[Array, " B"]],
+    smoothing: float = 0.0,
 ) -> tuple[Float[Array, ""], SpanLossCache]:
     """The mean of the cross-entropies of the start and of the end, each a choice between T places (QA.3).
 
@@ -50,16 +52,20 @@ def span_loss_forward(
         logits: of start and end, each [B, T]; -inf at places that cannot be chosen, such as padding.
         labels: of start and end, each [B]: a place from 0 to T - 1, or -100 to leave it out. A label at a place
             that cannot be chosen has an infinite loss.
+        smoothing: the share of the loss that belongs to all places which can be chosen, see `cross_entropy_forward`.
     """
-    start_loss, start_cache = cross_entropy_forward(logits[0], labels[0])
-    end_loss, end_cache = cross_entropy_forward(logits[1], labels[1])
+    start_loss, start_cache = cross_entropy_forward(logits[0], labels[0], smoothing)
+    end_loss, end_cache = cross_entropy_forward(logits[1], labels[1], smoothing)
     return 0.5 * (start_loss + end_loss), SpanLossCache(start_cache, end_cache)
 
 
 def span_loss_backward(
-    d_loss: Float[Array, ""], cache: SpanLossCache, labels: tuple[Int[Array, " B"], Int[Array, " B"]]
+    d_loss: Float[Array, ""],
+    cache: SpanLossCache,
+    labels: tuple[Int[Array, " B"], Int[Array, " B"]],
+    smoothing: float = 0.0,
 ) -> tuple[Float[Array, "B T"], Float[Array, "B T"]]:
     """The gradients of the start and the end logits, each [B, T] (QA.4), exactly 0 at -inf (QA.5)."""
-    d_start = cross_entropy_backward(0.5 * d_loss, cache.start, labels[0])
-    d_end = cross_entropy_backward(0.5 * d_loss, cache.end, labels[1])
+    d_start = cross_entropy_backward(0.5 * d_loss, cache.start, labels[0], smoothing)
+    d_end = cross_entropy_backward(0.5 * d_loss, cache.end, labels[1], smoothing)
     return d_start, d_end

@@ -1,7 +1,8 @@
 """The encoder with a head that classifies: sentences, tokens, the ends of an answer, or choices."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Unpack
+from functools import partial
+from typing import Any, ClassVar, NamedTuple, Self, Unpack
 
 import numpy as np
 
@@ -60,10 +61,11 @@ class Loss(NamedTuple):
 
     forward: Callable[..., Any]
     backward: Callable[..., Any]
+    is_cross_entropy: bool = False  # of classes of which one is right: both functions then take `smoothing`, too
 
 
-CROSS_ENTROPY = Loss(cross_entropy_forward, cross_entropy_backward)
-SPAN_LOSS = Loss(span_loss_forward, span_loss_backward)
+CROSS_ENTROPY = Loss(cross_entropy_forward, cross_entropy_backward, is_cross_entropy=True)
+SPAN_LOSS = Loss(span_loss_forward, span_loss_backward, is_cross_entropy=True)
 LOSSES = {
     "single_label_classification": CROSS_ENTROPY,
     "multi_label_classification": Loss(binary_cross_entropy_forward, binary_cross_entropy_backward),
@@ -76,6 +78,20 @@ class Targets(NamedTuple):
 
     loss: Loss
     labels: Any  # one array, or one for each array of logits
+
+    def smoothed(self, smoothing: float) -> Self:
+        """The same with a part of the loss for all classes alike.
+
+        Raises:
+            ValueError: the labels are not classes of which one is right.
+        """
+        if not self.loss.is_cross_entropy:
+            raise ValueError(
+                f"label_smoothing={smoothing} needs labels that are classes, one for each sentence; for regression and "
+                "for several labels a sentence leave it at 0."
+            )
+        forward, backward = (partial(each, smoothing=smoothing) for each in self.loss[:2])
+        return self._replace(loss=Loss(forward, backward, is_cross_entropy=True))
 
 
 class ClassifierModel(TaskModel):
@@ -95,13 +111,20 @@ class ClassifierModel(TaskModel):
         return self._returned(output, requests)
 
     def loss_and_gradients(
-        self, generator: np.random.Generator | None = None, *, checkpoint_layers: bool = False, **batch: Any
+        self,
+        generator: np.random.Generator | None = None,
+        *,
+        checkpoint_layers: bool = False,
+        label_smoothing: float = 0.0,
+        **batch: Any,
     ) -> tuple[Any, ModelParams]:
         """The output with its loss, and the gradient of the loss for every parameter.
 
         Args:
             generator: draws what is dropped, at the rates of the config; None drops nothing.
             checkpoint_layers: trade time for memory, see `xlmr_np.encoder.encoder_forward`.
+            label_smoothing: the share of the loss, below 1, that asks for all classes alike in place of the right one;
+                classes are also the places of an answer (all real tokens) and choices (those with a real token).
             **batch: the arguments of `forward` but for requests, with labels.
 
         Returns:
@@ -109,9 +132,10 @@ class ClassifierModel(TaskModel):
             token table's is a `RowSparse`. `named` gives them their official names.
 
         Raises:
-            ValueError, TypeError: as for `forward`; or there are no labels, or no real token.
+            ValueError, TypeError: as for `forward`; or there are no labels, or no real token; or `label_smoothing` is
+                no share, or there are no classes to smooth.
         """
-        inputs, targets = self._training_inputs(batch)
+        inputs, targets = self._training_inputs(batch, label_smoothing)
         keys = DropoutKeys(generator)
         training_pass = self._encode_for_training(inputs, keys, checkpoint_layers)
         ops, dropout = self.engine.training, self._head_dropout(inputs, keys)

@@ -18,6 +18,7 @@ from xlmr_np.encoder import (
     encoder_steps,
 )
 from xlmr_np.inputs import EncoderInputs, in_layout, is_first, pack, prepare_inputs, real_rows, token_places, unpack
+from xlmr_np.labels import check_smoothing
 from xlmr_np.layers.attention import Mask, PackedMask, Spans
 from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
 from xlmr_np.layers.encoder_layer import EncoderSetting
@@ -49,7 +50,7 @@ class Requests(TypedDict, total=False):
 class Encoded(NamedTuple):
     """What the encoder made of some inputs: the last hidden state, and what was requested.
 
-    Its rows are of the N real tokens, or, for a class that reads no others, of the first one of each sentence.
+    Its rows are of the N real tokens, or of those of them that are read.
     """
 
     rows: Array  # [N, D]
@@ -64,6 +65,7 @@ class TrainingPass(NamedTuple):
     cache: EncoderCache
     dropout: EncoderDropout
     asking: Asking | None
+    read: Array | None  # [N], True at the tokens that the rows are of; None: all
 
 
 class DropoutKeys:
@@ -132,9 +134,12 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             params = params._replace(embeddings=params.embeddings._replace(token=inputs.token_table))
         return params, EncoderSetting(config.num_attention_heads, config.hidden_act, config.layer_norm_eps)
 
-    def _encode(self, inputs: EncoderInputs, requests: Requests | None = None) -> Encoded:
-        """Run the encoder for inference."""
+    def _encode(
+        self, inputs: EncoderInputs, requests: Requests | None = None, read: Array | None = None
+    ) -> Encoded:
+        """Run the encoder for inference; the head reads the last hidden state where `read` [N] is True, or all of it."""
         params, setting = self._encoder(inputs)
+        read = self._read(inputs, read)
         output_attentions = self._wants_attentions(requests or {})
         requested = (requests or {}).get("output_hidden_states")
         selected = _selected_steps(
@@ -143,10 +148,10 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         attentions: list[Array] = []
         all_ask = len(params.layers) in selected
 
-        def run(part: EncoderInputs, ops: Ops) -> list[Array]:
+        def run(part: EncoderInputs, own_read: Array | None, ops: Ops) -> list[Array]:
             """The hidden states that are selected, and the last."""
             states = []
-            asking = None if all_ask else self._asking(part.mask)
+            asking = None if all_ask else _asking(part.mask, own_read)
             steps = encoder_steps(
                 part.ids, part.token_types, part.positions, params, part.mask, setting, ops, asking=asking
             )
@@ -160,11 +165,12 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             return [*states, x]
 
         if output_attentions:
-            states = run(inputs, self.engine.inference._replace(attention=REFERENCE.attention))
+            states = run(inputs, read, self.engine.inference._replace(attention=REFERENCE.attention))
         else:
-            states = self._run_in_shards(run, inputs)
+            states = self._run_in_shards(run, inputs, read)
         *hidden_states, last = (real_rows(state, inputs) for state in states)
-        last = self._read_forward(last, inputs, None if all_ask else self._asking(inputs.mask))
+        if read is not None and (all_ask or _asking(inputs.mask, read) is None):
+            last = pack(last, read)
         chosen = dict(zip(sorted(selected), hidden_states, strict=True))
         return Encoded(
             last,
@@ -177,47 +183,35 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             tuple(attentions) if output_attentions else None,
         )
 
-    def _asking(self, mask: Mask) -> Asking | None:
-        """The first token of every sentence that has one, if no others are read and it sees all of them."""
-        if not self.reads_first_tokens or not isinstance(mask, PackedMask) or mask.is_causal:
-            return None
-        starts, lengths = mask.query
-        xp = array_namespace(starts)
-        (sentences,) = xp.nonzero(lengths > 0)
-        ones = xp.astype(lengths > 0, lengths.dtype)
-        return Asking(xp.take(starts, sentences), PackedMask(Spans(xp.cumulative_sum(ones) - ones, ones), mask.key))
+    def _read(self, inputs: EncoderInputs, read: Array | None) -> Array | None:
+        """Which of the N real tokens the head reads, given which of them are asked for; None: all."""
+        return is_first(inputs.is_real) if self.reads_first_tokens else read
 
-    def _read_forward(self, rows: Array, inputs: EncoderInputs, asking: Asking | None) -> Array:
-        """The rows that the head reads, of those that the last layer has made."""
-        if self.reads_first_tokens and asking is None:
-            return pack(rows, is_first(inputs.is_real))
-        return rows
-
-    def _read_backward(self, d_rows: Array, inputs: EncoderInputs, asking: Asking | None) -> Array:
-        """The gradient of all the rows that the last layer has made, in the inputs' layout."""
-        if asking is not None:
-            return d_rows
-        return in_layout(unpack(d_rows, is_first(inputs.is_real)) if self.reads_first_tokens else d_rows, inputs)
-
-    def _run_in_shards(self, run: Callable[[EncoderInputs, Ops], list[Array]], inputs: EncoderInputs) -> list[Array]:
+    def _run_in_shards(
+        self,
+        run: Callable[[EncoderInputs, Array | None, Ops], list[Array]],
+        inputs: EncoderInputs,
+        read: Array | None,
+    ) -> list[Array]:
         """Results by row of all inputs at once; on a CPU, if they are long enough, of some sentences for each thread.
 
         Half-precision weights are converted for every product anew, so that all sentences share one.
         """
         config, mask, sharding = self.config, inputs.mask, self.engine.sharding
         if sharding is None:
-            return run(inputs, self.engine.inference)
+            return run(inputs, read, self.engine.inference)
         shards = []
         if isinstance(mask, PackedMask) and not _is_converted(self.params.encoder):
             shards = cut(mask, 2 * config.hidden_size + config.intermediate_size, sharding.threads.number)
         if not shards:
             with sharding.threads.held_together():
-                return run(inputs, self.engine.inference)
+                return run(inputs, read, self.engine.inference)
 
         def run_shard(shard: Shard) -> list[Array]:
             ids, token_types, positions = (each[shard.tokens] for each in inputs[:3])
             return run(
                 inputs._replace(ids=ids, token_types=token_types, positions=positions, mask=shard.mask),
+                None if read is None else read[shard.tokens],
                 sharding.inference,
             )
 
@@ -251,12 +245,17 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         arguments.pop("use_cache", None)  # changes no loss
         return arguments
 
-    def _encode_for_training(self, inputs: EncoderInputs, keys: DropoutKeys, checkpoint_layers: bool) -> TrainingPass:
-        """Run the encoder and keep what `_encoder_gradients` needs."""
+    def _encode_for_training(
+        self, inputs: EncoderInputs, keys: DropoutKeys, checkpoint_layers: bool, read: Array | None = None
+    ) -> TrainingPass:
+        """Run the encoder and keep what `_encoder_gradients` needs; the head reads where `read` [N] is True, or all."""
         if not to_numpy(inputs.is_real).any():
             raise ValueError("The batch holds no real token; there is nothing to learn from.")
         params, setting = self._encoder(inputs)
-        asking = self._asking(inputs.mask)
+        read = self._read(inputs, read)
+        # What is dropped of attention depends on a query's place among those that ask: for first tokens the same.
+        drops_attention = keys.generator is not None and self.config.attention_probs_dropout_prob > 0
+        asking = None if drops_attention and not self.reads_first_tokens else _asking(inputs.mask, read)
         dropout = self._encoder_dropout(inputs, keys, asking)
         x, cache = encoder_forward(
             inputs.ids,
@@ -270,8 +269,10 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             self.engine.inference if checkpoint_layers else None,
             asking,
         )
-        rows = self._read_forward(real_rows(x, inputs), inputs, asking)
-        return TrainingPass(rows, cache, dropout, asking)
+        rows = real_rows(x, inputs)
+        if read is not None and asking is None:
+            rows = pack(rows, read)
+        return TrainingPass(rows, cache, dropout, asking, read)
 
     def _encoder_dropout(self, inputs: EncoderInputs, keys: DropoutKeys, asking: Asking | None) -> EncoderDropout:
         config = self.config
@@ -297,11 +298,13 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         )
 
     def _encoder_gradients(self, d_rows: Array, inputs: EncoderInputs, training_pass: TrainingPass) -> EncoderParams:
-        """The gradients of the encoder's parameters, given those of the last hidden state's rows."""
+        """The gradients of the encoder's parameters, given those of the rows that the head has read."""
         params, setting = self._encoder(inputs)
-        asking = training_pass.asking
+        asking, read = training_pass.asking, training_pass.read
+        if asking is None:
+            d_rows = in_layout(d_rows if read is None else unpack(d_rows, read), inputs)
         gradients = encoder_backward(
-            self._read_backward(d_rows, inputs, asking),
+            d_rows,
             training_pass.cache,
             inputs.ids,
             inputs.token_types,
@@ -333,7 +336,10 @@ class TaskModel(EncoderModel):
     label_settings: ClassVar[tuple[str, ...]] = ()
 
     def _targets(self, inputs: EncoderInputs, **labels: Any) -> Any:
-        """The checked labels with what the loss needs besides, or None if there are none."""
+        """The checked labels with what the loss needs besides, or None if there are none.
+
+        The record has `labels`, and `smoothed(smoothing)`, which is another record.
+        """
         raise NotImplementedError
 
     def number_of_labels(self, **batch: Any) -> int:
@@ -348,15 +354,28 @@ class TaskModel(EncoderModel):
         labels = to_numpy(next(trees.leaves(self._training_inputs(batch)[1].labels)))
         return int((labels != IGNORED_LABEL).sum()) if labels.dtype.kind in "iu" else len(labels)
 
-    def _training_inputs(self, batch: dict[str, Any]) -> tuple[EncoderInputs, Any]:
+    def _training_inputs(self, batch: dict[str, Any], label_smoothing: float = 0.0) -> tuple[EncoderInputs, Any]:
         """The inputs of a training step, and the checked labels."""
+        smoothing = check_smoothing(label_smoothing)
         arguments = self._arguments(batch)
         labels = {name: arguments.pop(name, None) for name in self.label_names + self.label_settings}
         inputs = self._prepare(**arguments)
         targets = self._targets(inputs, **labels)
         if targets is None:
             raise ValueError(f"A training step of {type(self).__name__} needs {' and '.join(self.label_names)}.")
-        return inputs, targets
+        return inputs, targets.smoothed(smoothing) if smoothing else targets
+
+
+def _asking(mask: Mask, read: Array | None) -> Asking | None:
+    """The tokens that are read, if not all of them are and each sees the same from wherever it stands."""
+    if read is None or not isinstance(mask, PackedMask) or mask.is_causal:
+        return None
+    xp = array_namespace(read)
+    (rows,) = xp.nonzero(read)
+    read_before = xp.cumulative_sum(xp.astype(read, mask.query.starts.dtype), include_initial=True)
+    starts = xp.take(read_before, mask.query.starts)
+    stops = xp.take(read_before, mask.query.starts + mask.query.lengths)
+    return Asking(rows, PackedMask(Spans(starts, stops - starts), mask.key))
 
 
 def _is_converted(params: EncoderParams) -> bool:

@@ -1,7 +1,7 @@
 """The encoder with the language-model head, reading masks from both sides or tokens from the left."""
 
 import logging
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, Self, Unpack
 
 import numpy as np
 
@@ -41,6 +41,11 @@ class TokenTargets(NamedTuple):
     is_labelled: Array  # [N]
     labels: Array  # [M], one for each True
     scale: float
+    smoothing: float = 0.0  # of the labels
+
+    def smoothed(self, smoothing: float) -> Self:
+        """The same with a part of the loss for all tokens of the vocabulary alike."""
+        return self._replace(smoothing=smoothing)
 
 
 class LanguageModel(TaskModel):
@@ -96,18 +101,23 @@ class LanguageModel(TaskModel):
         return cross_entropy_forward(pack(logits, targets.is_labelled), targets.labels)[0] * targets.scale
 
     def _loss_and_gradients(
-        self, generator: np.random.Generator | None, checkpoint_layers: bool, batch: dict[str, Any]
+        self,
+        generator: np.random.Generator | None,
+        checkpoint_layers: bool,
+        label_smoothing: float,
+        batch: dict[str, Any],
     ) -> tuple[Array, ModelParams]:
-        inputs, targets = self._training_inputs(batch)
-        training_pass = self._encode_for_training(inputs, DropoutKeys(generator), checkpoint_layers)
+        inputs, targets = self._training_inputs(batch, label_smoothing)
+        training_pass = self._encode_for_training(
+            inputs, DropoutKeys(generator), checkpoint_layers, targets.is_labelled
+        )
         head, eps, ops = self._head(), self.config.layer_norm_eps, self.engine.training
 
-        labelled = pack(training_pass.rows, targets.is_labelled)
-        loss, cache = masked_lm_loss_forward(labelled, head, targets.labels, eps, ops)
+        loss, cache = masked_lm_loss_forward(training_pass.rows, head, targets.labels, eps, ops, targets.smoothing)
 
         d_loss = array_namespace(loss).ones_like(loss) * targets.scale
-        d_labelled, d_head = masked_lm_loss_backward(d_loss, cache, head, targets.labels, eps, ops)
-        d_encoder = self._encoder_gradients(unpack(d_labelled, targets.is_labelled), inputs, training_pass)
+        d_labelled, d_head = masked_lm_loss_backward(d_loss, cache, head, targets.labels, eps, ops, targets.smoothing)
+        d_encoder = self._encoder_gradients(d_labelled, inputs, training_pass)
         if self.is_tied:  # one matrix with two uses: the decoder's gradient is dense, and so is the sum
             d_token = d_head.decoder.weight
             d_encoder.embeddings.token.add_to(d_token)
@@ -175,7 +185,12 @@ class XLMRobertaForMaskedLM(LanguageModel):
         return self._returned(output, requests)
 
     def loss_and_gradients(
-        self, generator: np.random.Generator | None = None, *, checkpoint_layers: bool = False, **batch: Any
+        self,
+        generator: np.random.Generator | None = None,
+        *,
+        checkpoint_layers: bool = False,
+        label_smoothing: float = 0.0,
+        **batch: Any,
     ) -> tuple[MaskedLMOutput, ModelParams]:
         """The loss, and its gradient for every parameter.
 
@@ -184,6 +199,8 @@ class XLMRobertaForMaskedLM(LanguageModel):
         Args:
             generator: draws what is dropped, at the rates of the config; None drops nothing.
             checkpoint_layers: trade time for memory, see `xlmr_np.encoder.encoder_forward`.
+            label_smoothing: the share of the loss, below 1, that asks for all tokens of the vocabulary alike in place
+                of the right one.
             **batch: the arguments of `forward` but for requests, with labels.
 
         Returns:
@@ -192,9 +209,10 @@ class XLMRobertaForMaskedLM(LanguageModel):
             official names.
 
         Raises:
-            ValueError, TypeError: as for `forward`; or there are no labels, or no real token.
+            ValueError, TypeError: as for `forward`; or there are no labels, or no real token; or `label_smoothing` is
+                no share.
         """
-        loss, gradients = self._loss_and_gradients(generator, checkpoint_layers, batch)
+        loss, gradients = self._loss_and_gradients(generator, checkpoint_layers, label_smoothing, batch)
         return MaskedLMOutput(loss), gradients
 
     def _targets(self, inputs: EncoderInputs, **labels: Any) -> TokenTargets | None:
@@ -239,7 +257,7 @@ class XLMRobertaForMaskedLM(LanguageModel):
         inputs = self._prepare(input_ids=input_ids, attention_mask=attention_mask)
         is_real = to_numpy(inputs.is_real)
         is_chosen = to_device(check_places(where, is_real)[is_real], self.device)
-        rows = pack(self._encode(inputs).rows, is_chosen)
+        rows = self._encode(inputs, read=is_chosen).rows
         xp, head, ops = array_namespace(rows), self._head(), self.engine.inference
         transformed, _ = masked_lm_transform_forward(rows, head, self.config.layer_norm_eps, ops)
         if target_ids is None:
@@ -324,10 +342,15 @@ class XLMRobertaForCausalLM(LanguageModel):
         return self._returned(output, requests)
 
     def loss_and_gradients(
-        self, generator: np.random.Generator | None = None, *, checkpoint_layers: bool = False, **batch: Any
+        self,
+        generator: np.random.Generator | None = None,
+        *,
+        checkpoint_layers: bool = False,
+        label_smoothing: float = 0.0,
+        **batch: Any,
     ) -> tuple[CausalLMOutput, ModelParams]:
         """The loss, and its gradient for every parameter: see `XLMRobertaForMaskedLM.loss_and_gradients`."""
-        loss, gradients = self._loss_and_gradients(generator, checkpoint_layers, batch)
+        loss, gradients = self._loss_and_gradients(generator, checkpoint_layers, label_smoothing, batch)
         return CausalLMOutput(loss), gradients
 
     def _prepare(self, output_attentions: bool = False, logits_to_keep: int = 0, **arguments: Any) -> EncoderInputs:

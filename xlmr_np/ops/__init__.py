@@ -34,7 +34,7 @@ class Ops(NamedTuple):
         feed_forward: (x, params, activation, eps, dropout) -> y
         linear_activation: (x, params, activation) -> y
         layer_norm: (x, params, eps) -> y
-        vocabulary_cross_entropy: (x, params, labels) -> loss
+        vocabulary_cross_entropy: (x, params, labels, smoothing) -> loss
         vocabulary_top_k: (x, params, k) -> TopK; forward only
     """
 

@@ -13,7 +13,7 @@ from xlmr_np.layers.embeddings import embeddings_backward, embeddings_forward
 from xlmr_np.layers.feed_forward import feed_forward_backward, feed_forward_forward
 from xlmr_np.layers.layer_norm import layer_norm_backward, layer_norm_forward
 from xlmr_np.layers.linear import LinearCache, LinearParams, linear_backward, linear_forward
-from xlmr_np.losses.cross_entropy import IGNORED_LABEL, number_of_counted
+from xlmr_np.losses.cross_entropy import IGNORED_LABEL, number_of_counted, uniform
 from xlmr_np.ops import Op, Ops
 
 VOCABULARY_CHUNK = 16384  # rows of the vocabulary whose logits exist at a time
@@ -76,47 +76,62 @@ def linear_activation_backward(
 
 
 def vocabulary_cross_entropy_forward(
-    x: Float[Array, "N D"], params: LinearParams, labels: Int[Array, " N"]
+    x: Float[Array, "N D"], params: LinearParams, labels: Int[Array, " N"], smoothing: float = 0.0
 ) -> tuple[Float[Array, ""], VocabularyCrossEntropyCache]:
     """The cross-entropy of `labels` under the logits `x Wᵀ + b`, as `losses.cross_entropy` defines it.
 
-    The vocabulary is walked in chunks of rows with the logarithm of the sum of exponentials so far (MLM.10), so that
-    the [N, V] logits never exist.
+    The vocabulary is walked in chunks of rows with the logarithm of the sum of exponentials so far (MLM.10) and the
+    mean of the logits so far (MLM.13), so that the [N, V] logits never exist.
     """
     xp = array_namespace(x)
     minus_infinity = xp.full(labels.shape, -xp.inf, dtype=at_least_float32(x[:0, ...]).dtype, device=x.device)
-    log_sum_exp, of_label = minus_infinity, minus_infinity
+    log_sum_exp, of_label, of_all = minus_infinity, minus_infinity, xp.zeros_like(minus_infinity)
+    share = uniform_over_vocabulary(params, minus_infinity)
     for rows in _chunks(params):
         logits = _chunk_logits(x, params, rows)
         log_sum_exp = xp.logaddexp(log_sum_exp, _log_sum_exp(logits))
         here = (labels >= rows.start) & (labels < rows.stop)
         column = xp.where(here, labels - rows.start, xp.zeros_like(labels))
         of_label = xp.where(here, xp.take_along_axis(logits, column[:, None], axis=1)[:, 0], of_label)
+        possible = xp.where(share[rows] > 0.0, logits, xp.zeros_like(logits))
+        of_all = of_all + xp.sum(share[rows] * possible, axis=1)
     is_counted = labels != IGNORED_LABEL
-    losses = xp.where(is_counted, log_sum_exp - of_label, xp.zeros_like(of_label))
+    expected = (1.0 - smoothing) * of_label + smoothing * of_all
+    losses = xp.where(is_counted, log_sum_exp - expected, xp.zeros_like(expected))
     return xp.sum(losses) / number_of_counted(is_counted, losses), VocabularyCrossEntropyCache(x, log_sum_exp)
 
 
 def vocabulary_cross_entropy_backward(
-    d_loss: Float[Array, ""], cache: VocabularyCrossEntropyCache, params: LinearParams, labels: Int[Array, " N"]
+    d_loss: Float[Array, ""],
+    cache: VocabularyCrossEntropyCache,
+    params: LinearParams,
+    labels: Int[Array, " N"],
+    smoothing: float = 0.0,
 ) -> tuple[Float[Array, "N D"], LinearParams]:
-    """The gradients of x [N, D] and of the parameters: MLM.11 and MLM.12, on logits computed again by chunks."""
+    """The gradients of x [N, D] and of the parameters: MLM.14 and MLM.12, on logits computed again by chunks."""
     x, log_sum_exp = cache
     xp = array_namespace(x)
     is_counted = labels != IGNORED_LABEL
     scale = xp.where(is_counted, d_loss / number_of_counted(is_counted, log_sum_exp), xp.zeros_like(log_sum_exp))
+    share = uniform_over_vocabulary(params, log_sum_exp)
     d_x = xp.zeros_like(x)
     d_params = LinearParams(*(xp.empty(leaf.shape, dtype=x.dtype, device=x.device) for leaf in params))
     for rows in _chunks(params):
         probabilities = xp.exp(_chunk_logits(x, params, rows) - log_sum_exp[:, None])
         column = xp.arange(rows.start, rows.stop, device=x.device)
         one_hot = xp.astype(column[None, :] == labels[:, None], probabilities.dtype)
-        d_logits = xp.astype((probabilities - one_hot) * scale[:, None], x.dtype, copy=False)
+        target = (1.0 - smoothing) * one_hot + smoothing * share[rows]
+        d_logits = xp.astype((probabilities - target) * scale[:, None], x.dtype, copy=False)
         d_x_part, d_part = linear_backward(d_logits, LinearCache(x), _rows_of(params, rows))
         d_x = d_x + d_x_part
         d_params.weight[rows, ...] = d_part.weight
         d_params.bias[rows, ...] = d_part.bias
     return d_x, d_params
+
+
+def uniform_over_vocabulary(params: LinearParams, like: Float[Array, "..."]) -> Float[Array, " V"]:
+    """The same probability for every token but those that their bias rules out, in the type of `like`."""
+    return uniform(params.bias != -array_namespace(like).inf, like)
 
 
 def _chunks(params: LinearParams) -> Iterator[slice]:

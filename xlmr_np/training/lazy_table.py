@@ -15,7 +15,7 @@ class LazyTable:
     """A matrix [V, D], a leaf of the parameter tree: whoever reads it sees every row as it is at that moment.
 
     Attributes:
-        stored: [V, D], the table as it was loaded, which is never written to.
+        stored: [V, D], the table as it was loaded or last saved, which is never written to.
         decay: what the rows that no gradient has reached have been multiplied with.
         reached: [U], the rows that gradients have reached, in the order in which they did.
     """
@@ -47,6 +47,10 @@ class LazyTable:
             self._place[new] = np.arange(first, last)
             self.reached = np.concatenate([self.reached, new])
         return self._place[index]
+
+    def rebase(self, stored: Float[np.ndarray, "V D"]) -> None:
+        """Go on from a copy of the whole table as it is now, in which what has decayed is decayed."""
+        self.stored, self.decay = stored, 1.0
 
     def __getitem__(self, index: Any) -> Float[np.ndarray, "*index D"]:
         """Copies of rows, as an array does for integers in an array."""

@@ -1,12 +1,14 @@
 """The training step: loss and gradients of some batches, their weighted mean, clipping, AdamW."""
 
 import math
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xlmr_np import trees
 from xlmr_np.arrays import Array, array_namespace, as_generator, compute_dtype, is_numpy_array, to_numpy
+from xlmr_np.labels import check_smoothing
 from xlmr_np.models.encoding import TaskModel
 from xlmr_np.models.language_models import LanguageModel
 from xlmr_np.ops.threads import Threads
@@ -27,6 +29,7 @@ class TrainingSetting(NamedTuple):
         warmup: steps, or a share of all steps below 1, in which the rate rises.
         max_gradient_norm: to which gradients are clipped.
         adamw: the numbers of the optimiser.
+        label_smoothing: the share of the loss, below 1, that asks for all classes alike in place of the right one.
     """
 
     total_steps: int
@@ -35,6 +38,7 @@ class TrainingSetting(NamedTuple):
     warmup: float = 0.0
     max_gradient_norm: float = 1.0
     adamw: AdamWSetting = AdamWSetting()
+    label_smoothing: float = 0.0
 
 
 class TrainingStep(NamedTuple):
@@ -43,6 +47,13 @@ class TrainingStep(NamedTuple):
     loss: float  # the mean over everything in the batches that has a label
     gradient_norm: float  # before clipping
     rate: float
+
+
+class TrainerState(NamedTuple):
+    """What a trainer remembers between steps: see `AdamW.state`, and what the generator has come to."""
+
+    optimizer: dict[str, Array]
+    generator: dict[str, Any] | None
 
 
 class Trainer:
@@ -64,10 +75,11 @@ class Trainer:
             generator: draws what is dropped; None drops nothing.
 
         Raises:
-            ValueError: the setting names no schedule, or a negative warm-up.
+            ValueError: the setting names no schedule, a negative warm-up, or a label smoothing that is no share.
         """
         if setting.schedule not in SCHEDULES:
             raise ValueError(f"schedule={setting.schedule!r} is not one of {', '.join(SCHEDULES)}.")
+        check_smoothing(setting.label_smoothing)
         self.model, self.setting = model, setting
         self.generator = None if generator is None else as_generator(generator)
         self._warmup_steps = warmup_steps_of(setting.warmup, setting.total_steps)
@@ -90,7 +102,9 @@ class Trainer:
         total = max(1, sum(weights))
         loss, gradients = 0.0, None
         for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
-            output, own = self.model.loss_and_gradients(generator=self.generator, **batch)
+            output, own = self.model.loss_and_gradients(
+                self.generator, label_smoothing=self.setting.label_smoothing, **batch
+            )
             own_loss = float(to_numpy(output.loss if hasattr(output, "loss") else output))
             if not math.isfinite(own_loss):
                 raise FloatingPointError(
@@ -111,6 +125,30 @@ class Trainer:
         rate = self.setting.learning_rate * schedule(self.optimizer.steps, self._warmup_steps, self.setting.total_steps)
         self.optimizer.update(gradients, rate, clipping_factor(norm, self.setting.max_gradient_norm))
         return TrainingStep(loss, norm, rate)
+
+    def state(self) -> TrainerState:
+        """What a run needs to go on besides the parameters; to be taken when these are saved."""
+        generator = None if self.generator is None else dict(self.generator.bit_generator.state)
+        return TrainerState(self.optimizer.state(), generator)
+
+    def restore(self, state: TrainerState) -> None:
+        """Go on where the state was taken, with a model of the parameters that were saved then.
+
+        Raises:
+            ValueError: it is of another model, or of a run with another kind of generator.
+        """
+        self.optimizer.restore(state.optimizer)
+        if self.generator is not None and state.generator is not None:
+            self.generator.bit_generator.state = state.generator
+
+    def rebase(self, directory: Path) -> None:
+        """Read those rows of the token table that no gradient has reached from where all of them have been saved.
+
+        So that a run which goes on computes, bit for bit, what one that is taken up from these files does.
+        """
+        table = self.model.params.encoder.embeddings.token
+        if isinstance(table, LazyTable):
+            table.rebase(type(self.model).from_pretrained(directory).params.encoder.embeddings.token)
 
 
 def trainable(model: TaskModel) -> trees.Tree:

@@ -10,7 +10,13 @@ from xlmr_np.layers.linear import LinearParams
 from xlmr_np.losses.cross_entropy import IGNORED_LABEL, number_of_counted
 from xlmr_np.ops.cpu.memory import features_first, scratch, tokens_first
 from xlmr_np.ops.cpu.products import linears
-from xlmr_np.ops.reference import TopK, VocabularyCrossEntropyCache, largest, merge_top_k
+from xlmr_np.ops.reference import (
+    TopK,
+    VocabularyCrossEntropyCache,
+    largest,
+    merge_top_k,
+    uniform_over_vocabulary,
+)
 from xlmr_np.ops.threads import ALONE, Threads
 
 LOGITS = 1_000_000  # how many a thread computes at a time
@@ -43,26 +49,33 @@ def _log_sum_exp(logits: Float[Array, "chunk N"]) -> Float[Array, " N"]:
 
 
 def vocabulary_cross_entropy_forward(
-    threads: Threads, x: Float[Array, "N D"], params: LinearParams, labels: Int[Array, " N"]
+    threads: Threads, x: Float[Array, "N D"], params: LinearParams, labels: Int[Array, " N"], smoothing: float = 0.0
 ) -> tuple[Float[Array, ""], VocabularyCrossEntropyCache]:
-    """The mean loss at the labels that count, as `losses.cross_entropy` defines it (MLM.10)."""
+    """The mean loss at the labels that count, as `losses.cross_entropy` defines it (MLM.10, MLM.13)."""
     own_x = features_first(x)
+    share = uniform_over_vocabulary(params, x)
 
-    def part(rows: slice) -> tuple[Array, Array]:
+    def part(rows: slice) -> tuple[Array, Array, Array]:
         log_sum_exp = np.full(len(labels), -np.inf, x.dtype)
         of_label = np.full(len(labels), -np.inf, x.dtype)
+        of_all = np.zeros(len(labels), x.dtype)
         for chunk in _chunks(rows, len(labels)):
             logits = _logits(own_x, params, chunk)
             (here,) = np.nonzero((labels >= chunk.start) & (labels < chunk.stop))
             of_label[here] = logits[labels[here] - chunk.start, here]
+            if smoothing:
+                (possible,) = np.nonzero(share[chunk])
+                of_all += share[chunk][possible] @ logits[possible]
             np.logaddexp(log_sum_exp, _log_sum_exp(logits), out=log_sum_exp)
-        return log_sum_exp, of_label
+        return log_sum_exp, of_label, of_all
 
     parts = threads.run(part, threads.ranges(params.weight.shape[0]))
-    log_sum_exp = np.logaddexp.reduce([each for each, _ in parts])
-    of_label = np.max([each for _, each in parts], axis=0)
+    log_sum_exp = np.logaddexp.reduce([each for each, _, _ in parts])
+    of_label = np.max([each for _, each, _ in parts], axis=0)
+    of_all = np.sum([each for _, _, each in parts], axis=0)
     is_counted = labels != IGNORED_LABEL
-    losses = np.where(is_counted, log_sum_exp - of_label, x.dtype.type(0))
+    expected = (1.0 - smoothing) * of_label + smoothing * of_all
+    losses = np.where(is_counted, log_sum_exp - expected, x.dtype.type(0))
     return losses.sum() / number_of_counted(is_counted, losses), VocabularyCrossEntropyCache(x, log_sum_exp)
 
 
@@ -72,12 +85,14 @@ def vocabulary_cross_entropy_backward(
     cache: VocabularyCrossEntropyCache,
     params: LinearParams,
     labels: Int[Array, " N"],
+    smoothing: float = 0.0,
 ) -> tuple[Float[Array, "N D"], LinearParams]:
-    """The gradients of x and of the parameters: MLM.11 and MLM.12, on logits computed again."""
+    """The gradients of x and of the parameters: MLM.14 and MLM.12, on logits computed again."""
     x, log_sum_exp = cache
     own_x = features_first(x)
     is_counted = labels != IGNORED_LABEL
     scale = np.where(is_counted, d_loss / number_of_counted(is_counted, log_sum_exp), x.dtype.type(0))
+    share = uniform_over_vocabulary(params, x)
     d_weight, d_bias = np.empty(params.weight.shape, x.dtype), np.empty(params.bias.shape, x.dtype)
 
     def part(rows: slice) -> Array:
@@ -87,7 +102,9 @@ def vocabulary_cross_entropy_backward(
             d_logits -= log_sum_exp
             np.exp(d_logits, out=d_logits)
             (here,) = np.nonzero((labels >= chunk.start) & (labels < chunk.stop))
-            d_logits[labels[here] - chunk.start, here] -= 1
+            d_logits[labels[here] - chunk.start, here] -= 1.0 - smoothing
+            if smoothing:
+                d_logits -= smoothing * share[chunk, None]
             d_logits *= scale
             np.matmul(d_logits, own_x.T, out=d_weight[chunk])
             np.add.reduce(d_logits, axis=1, out=d_bias[chunk])

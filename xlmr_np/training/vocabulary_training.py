@@ -1,0 +1,56 @@
+"""A new vocabulary: SentencePiece's unigram trainer (Kudo 2018, arXiv:1804.10959), in XLM-R's layout."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+from xlmr_np.weights.saving import replacing
+
+LONGEST_DOCUMENT = 1_000_000  # bytes; SentencePiece leaves out longer ones
+CHARACTER_COVERAGE = 0.9995  # what XLM-R was trained with
+
+
+def train_vocabulary(
+    documents: Iterable[str], path: Path, pieces: int, character_coverage: float = CHARACTER_COVERAGE
+) -> None:
+    """Write a sentencepiece model with XLM-R's normalisation and control symbols.
+
+    The same documents give the same pieces every time.
+
+    Args:
+        documents: to find pieces in.
+        path: of the file.
+        pieces: how many, the three control symbols included.
+        character_coverage: the share of the documents' characters that have pieces; the rarest have none.
+
+    Raises:
+        ValueError: the documents are too few for so many pieces, or too many characters for so few.
+        OSError: the file cannot be written.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(documents),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=pieces,
+            character_coverage=character_coverage,
+            normalization_rule_name="nmt_nfkc",
+            max_sentence_length=LONGEST_DOCUMENT,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=-1,
+            num_threads=1,  # so that sums come out the same each time
+            shuffle_input_sentence=False,
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"No vocabulary of {pieces:,} pieces can be made of these documents: SentencePiece says: {reason}"
+        ) from error
+    with replacing(path) as beside:
+        beside.write_bytes(model.getvalue())
