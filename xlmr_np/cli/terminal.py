@@ -17,6 +17,7 @@ HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")  # what a terminal may obey i
 JOINERS = "\u200c\u200d"  # of category Cf, but part of the spelling in Persian, Hindi and others
 ZERO_WIDTH_CATEGORIES = ("Mn", "Me", "Cf")
 
+
 def complain(message: str) -> None:
     """Write one line to standard error."""
     print(f"xlmr-np: {printable(' '.join(message.split()))}", file=sys.stderr)

@@ -8,9 +8,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .source import add_source_arguments, location
 from xlmr_np.text_files import STANDARD_INPUT, lines_of
 
+from .source import add_source_arguments, location
 from .terminal import columns, printable
 
 if TYPE_CHECKING:

@@ -134,10 +134,8 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             params = params._replace(embeddings=params.embeddings._replace(token=inputs.token_table))
         return params, EncoderSetting(config.num_attention_heads, config.hidden_act, config.layer_norm_eps)
 
-    def _encode(
-        self, inputs: EncoderInputs, requests: Requests | None = None, read: Array | None = None
-    ) -> Encoded:
-        """Run the encoder for inference; the head reads the last hidden state where `read` [N] is True, or all of it."""
+    def _encode(self, inputs: EncoderInputs, requests: Requests | None = None, read: Array | None = None) -> Encoded:
+        """Run the encoder for inference; the head reads the last hidden state where `read` [N] is True, or all."""
         params, setting = self._encoder(inputs)
         read = self._read(inputs, read)
         output_attentions = self._wants_attentions(requests or {})

@@ -100,6 +100,20 @@ class LanguageModel(TaskModel):
         """The mean cross-entropy at the labelled tokens, given the logits [N, V] of all."""
         return cross_entropy_forward(pack(logits, targets.is_labelled), targets.labels)[0] * targets.scale
 
+    def loss(self, **batch: Any) -> Array:
+        """The loss alone, of logits that are computed for the labelled tokens only, and by parts of the vocabulary.
+
+        Args:
+            **batch: as for `loss_and_gradients`.
+
+        Raises:
+            ValueError, TypeError: as there.
+        """
+        inputs, targets = self._training_inputs(batch)
+        rows = self._encode(inputs, read=targets.is_labelled).rows
+        head, eps, ops = self._head(), self.config.layer_norm_eps, self.engine.inference
+        return masked_lm_loss_forward(rows, head, targets.labels, eps, ops)[0] * targets.scale
+
     def _loss_and_gradients(
         self,
         generator: np.random.Generator | None,

@@ -75,7 +75,9 @@ class Masker:
             tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
             self._starts_word = special | np.array([token.startswith(WORD_START) for token in tokens])
 
-    def batch(self, sequences: Sequences, rows: Int[np.ndarray, " B"], generator: np.random.Generator) -> dict[str, Any]:
+    def batch(
+        self, sequences: Sequences, rows: Int[np.ndarray, " B"], generator: np.random.Generator
+    ) -> dict[str, Any]:
         """The arguments of a training step on these sequences."""
         starts, stops = sequences.ends[rows], sequences.ends[rows + 1]
         places = starts[:, None] + np.arange((stops - starts).max())

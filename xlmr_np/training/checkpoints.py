@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from xlmr_np.arrays import to_numpy
-from xlmr_np.models.encoding import TaskModel
 from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.training.trainer import Trainer, TrainerState
 from xlmr_np.weights.errors import CheckpointError

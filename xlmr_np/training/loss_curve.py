@@ -56,7 +56,8 @@ def loss_curve(training: Points, held_out: Points = ()) -> str:
             f'<text class="tick left" x="{LEFT - 8}" y="{y(loss) + 4:.1f}">{loss:g}</text>',
         ]
     body += [
-        f'<text class="tick middle" x="{x(step):.1f}" y="{HEIGHT - BOTTOM + 18}">{round(step):,}</text>' for step in steps
+        f'<text class="tick middle" x="{x(step):.1f}" y="{HEIGHT - BOTTOM + 18}">{round(step):,}</text>'
+        for step in steps
     ]
     body.append(line("training", curve))
     name = f"training, {curve[-1][1]:.3f} at the end"

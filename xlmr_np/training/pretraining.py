@@ -36,6 +36,8 @@ from xlmr_np.weights.saving import replacing
 
 RUN_FILE = "run.json"
 CHECKPOINTS_KEPT = 2  # so that there is one if the last is damaged
+NEW_MODEL_SEED, HELD_OUT_SEED = 1, 2  # beside the run's own, for what is drawn once
+MOST_HELD_OUT_TOKENS = 200_000  # that are measured on at each checkpoint
 
 
 class ModelShape(NamedTuple):
@@ -154,47 +156,140 @@ def pretrain(
     tokenizer = _tokenizer(files, out, setting, shape, model, vocabulary)
     checkpoints = checkpoints_of(out)
     if checkpoints:
-        own = _loaded(checkpoints[-1], checkpoints[:-1], num_threads)
+        begun = _loaded(checkpoints[-1], checkpoints[:-1], num_threads)
     else:
-        own = _begun(model, shape, setting, tokenizer, num_threads)
-    _check_fits(tokenizer, own.config)
-    max_length = own.config.max_position_embeddings - own.config.pad_token_id - 1
-    tokenizer.model_max_length = None  # longer documents are cut up
-    sequences = sequences_of(documents(files, setting.hold_out_every), tokenizer, max_length)
-    tokenizer.model_max_length = max_length
-    masker = Masker(tokenizer, MaskingSetting(setting.masked), setting.whole_words)
-    trainer = Trainer(own, _training_setting(setting), np.random.default_rng(setting.seed))
-    place, checksum = Place(), sequences.checksum
+        begun = _new(model, shape, setting, tokenizer, num_threads)
+    run = PretrainingRun(files, out, setting, tokenizer, begun)
     if checkpoints:
-        progress = restore_checkpoint(checkpoints[-1], trainer)
-        place = Place(*progress["place"])
-        if progress["checksum"] != checksum:
-            raise ValueError(f"The texts or the vocabulary are not those that {out} was begun with; choose another directory.")
-    log = RunLog(out, trainer.optimizer.steps)
-    batches = rows_of_batches(sequences, setting.batch_tokens, setting.seed, place)
-    while trainer.optimizer.steps < setting.steps:
-        begun = time.perf_counter()
-        parts = []
-        for _ in range(setting.batches):
-            rows, place = next(batches)
-            parts.append(masker.batch(sequences, rows, trainer.generator))
-        try:
-            done = trainer.step(*parts)
-        except FloatingPointError as error:
-            there = checkpoints_of(out)
-            kept = f"The last checkpoint is {there[-1]}." if there else "There is no checkpoint yet."
-            raise FloatingPointError(f"{error} {kept}") from error
-        steps, tokens = trainer.optimizer.steps, sum(int(part["attention_mask"].sum()) for part in parts)
-        seconds = time.perf_counter() - begun
-        log.write(step=steps, **done._asdict(), tokens=tokens, seconds=round(seconds, 3))
-        report(Progress(steps, setting.steps, done.loss, tokens, seconds))
-        if steps % setting.checkpoint_every == 0 or steps == setting.steps:
-            save_checkpoint(out, trainer, tokenizer, {"place": place, "checksum": checksum}, CHECKPOINTS_KEPT)
-            log.draw()
+        run.restore(checkpoints[-1])
+    while not run.is_done:
+        report(run.step())
+        if run.is_done or run.trainer.optimizer.steps % setting.checkpoint_every == 0:
+            run.save()
     trained = XLMRobertaForMaskedLM.from_pretrained(checkpoints_of(out)[-1], dtype=dtype, num_threads=num_threads)
     trained.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return trained
+
+
+class PretrainingRun:
+    """A model, the texts that it learns from, and how far it is.
+
+    Args:
+        files: see `pretrain`.
+        out: see there.
+        setting: see there.
+        tokenizer: of the files and of the model.
+        model: as it is before the next step.
+
+    Attributes:
+        trainer: of the model.
+        place: how far it is in the texts.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        out: Path,
+        setting: PretrainingSetting,
+        tokenizer: XLMRobertaTokenizer,
+        model: XLMRobertaForMaskedLM,
+    ) -> None:
+        if len(tokenizer) > model.config.vocab_size:
+            raise ValueError(
+                f"The vocabulary has {len(tokenizer):,} tokens, and the model has {model.config.vocab_size:,}; give the "
+                "vocabulary that belongs to the model."
+            )
+        self.out, self.setting, self.tokenizer = out, setting, tokenizer
+        max_length = model.config.max_position_embeddings - model.config.pad_token_id - 1
+        tokenizer.model_max_length = None  # longer documents are cut up
+        self.sequences = sequences_of(documents(files, setting.hold_out_every), tokenizer, max_length)
+        self.masker = Masker(tokenizer, MaskingSetting(setting.masked), setting.whole_words)
+        self.held_out = self._held_out(files, max_length) if setting.hold_out_every else []
+        tokenizer.model_max_length = max_length
+        self.trainer = Trainer(model, _training_setting(setting), np.random.default_rng(setting.seed))
+        self.place = Place()
+        self._begin_at(self.place)
+
+    def _begin_at(self, place: Place) -> None:
+        self.place = place
+        self._batches = rows_of_batches(self.sequences, self.setting.batch_tokens, self.setting.seed, place)
+        self.log = RunLog(self.out, self.trainer.optimizer.steps)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all steps have been taken."""
+        return self.trainer.optimizer.steps >= self.setting.steps
+
+    def step(self) -> Progress:
+        """One update.
+
+        Raises:
+            FloatingPointError: the loss or gradient is not finite.
+        """
+        begun = time.perf_counter()
+        parts = []
+        for _ in range(self.setting.batches):
+            rows, self.place = next(self._batches)
+            parts.append(self.masker.batch(self.sequences, rows, self.trainer.generator))
+        try:
+            done = self.trainer.step(*parts)
+        except FloatingPointError as error:
+            there = checkpoints_of(self.out)
+            kept = f"The last checkpoint is {there[-1]}." if there else "There is no checkpoint yet."
+            raise FloatingPointError(f"{error} {kept}") from error
+        step, tokens = self.trainer.optimizer.steps, sum(int(part["attention_mask"].sum()) for part in parts)
+        seconds = time.perf_counter() - begun
+        self.log.write(step=step, **done._asdict(), tokens=tokens, seconds=round(seconds, 3))
+        return Progress(step, self.setting.steps, done.loss, tokens, seconds)
+
+    def save(self) -> None:
+        """Measure on what was held out, write a checkpoint, and draw the curve.
+
+        Raises:
+            OSError: it cannot be written; the checkpoints before are as they were.
+        """
+        if self.held_out:
+            loss = round(self._held_out_loss(), 6)
+            self.log.write(step=self.trainer.optimizer.steps, held_out_loss=loss)
+        progress = {"place": self.place, "checksum": self.sequences.checksum}
+        save_checkpoint(self.out, self.trainer, self.tokenizer, progress, CHECKPOINTS_KEPT)
+        self.log.draw()
+
+    def restore(self, checkpoint: Path) -> None:
+        """Go on from a checkpoint whose model this run's is.
+
+        Raises:
+            CheckpointError: it is damaged.
+            ValueError: it was trained on other texts, or with another vocabulary.
+        """
+        progress = restore_checkpoint(checkpoint, self.trainer)
+        if progress["checksum"] != self.sequences.checksum:
+            raise ValueError(
+                f"The texts or the vocabulary are not those that {self.out} was begun with; choose another directory."
+            )
+        self._begin_at(Place(*progress["place"]))
+
+    def _held_out(self, files: Sequence[Path], max_length: int) -> list[dict[str, Any]]:
+        """Batches of what was held out, or of a part of it that does not take long."""
+        setting = self.setting
+        sequences = sequences_of(documents(files, setting.hold_out_every, held_out=True), self.tokenizer, max_length)
+        generator = np.random.default_rng([setting.seed, HELD_OUT_SEED])
+        batches = []
+        tokens = 0
+        for rows, place in rows_of_batches(sequences, setting.batch_tokens, setting.seed, Place()):
+            batches.append(self.masker.batch(sequences, rows, generator))
+            tokens += int(batches[-1]["attention_mask"].sum())
+            if place.epoch > 0 or tokens >= MOST_HELD_OUT_TOKENS:
+                return batches
+        return batches
+
+    def _held_out_loss(self) -> float:
+        """The mean over all labels."""
+        model = self.trainer.model
+        numbers = [model.number_of_labels(**batch) for batch in self.held_out]
+        losses = [float(model.loss(**batch)) for batch in self.held_out]
+        return float(np.average(losses, weights=numbers))
 
 
 def _claim(out: Path, asked: dict[str, Any]) -> None:
@@ -243,7 +338,7 @@ def _tokenizer(
     return XLMRobertaTokenizer.from_pretrained(vocabulary) if vocabulary.is_dir() else XLMRobertaTokenizer(vocabulary)
 
 
-def _begun(
+def _new(
     model: str | os.PathLike[str] | None,
     shape: ModelShape,
     setting: PretrainingSetting,
@@ -265,7 +360,7 @@ def _begun(
         layer_norm_eps=1e-5,
         **rates,
     )
-    generator = np.random.default_rng([setting.seed, 1])
+    generator = np.random.default_rng([setting.seed, NEW_MODEL_SEED])
     return XLMRobertaForMaskedLM(config, generator=generator, num_threads=num_threads)
 
 
@@ -275,13 +370,6 @@ def _loaded(checkpoint: Path, earlier: Sequence[Path], num_threads: int | None) 
     except (OSError, ValueError) as error:
         before = f"go on from {earlier[-1].name}" if earlier else "begin again"
         raise CheckpointError(f"The checkpoint {checkpoint} is damaged: {error} Remove it to {before}.") from error
-
-
-def _check_fits(tokenizer: XLMRobertaTokenizer, config: XLMRobertaConfig) -> None:
-    if len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"The vocabulary has {len(tokenizer):,} tokens, and the model has {config.vocab_size:,}; give the model's own."
-        )
 
 
 def _training_setting(setting: PretrainingSetting) -> TrainingSetting:
