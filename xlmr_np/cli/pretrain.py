@@ -3,7 +3,7 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .terminal import printable
 
@@ -83,7 +83,7 @@ class _Bar:
     """How far a run is, how low the loss, how many tokens a second, and how much time is left."""
 
     def __init__(self) -> None:
-        self._bar = None
+        self._bar: Any = None
         self._loss = 0.0
 
     def __call__(self, progress: "Progress") -> None:

@@ -183,6 +183,7 @@ class PretrainingRun:
         model: as it is before the next step.
 
     Attributes:
+        generator: draws what is masked and what is dropped.
         trainer: of the model.
         place: how far it is in the texts.
     """
@@ -197,17 +198,18 @@ class PretrainingRun:
     ) -> None:
         if len(tokenizer) > model.config.vocab_size:
             raise ValueError(
-                f"The vocabulary has {len(tokenizer):,} tokens, and the model has {model.config.vocab_size:,}; give the "
+                f"The vocabulary has {len(tokenizer):,} tokens, and the model {model.config.vocab_size:,}; give the "
                 "vocabulary that belongs to the model."
             )
         self.out, self.setting, self.tokenizer = out, setting, tokenizer
-        max_length = model.config.max_position_embeddings - model.config.pad_token_id - 1
+        max_length = model.config.max_position_embeddings - tokenizer.pad_token_id - 1
         tokenizer.model_max_length = None  # longer documents are cut up
         self.sequences = sequences_of(documents(files, setting.hold_out_every), tokenizer, max_length)
         self.masker = Masker(tokenizer, MaskingSetting(setting.masked), setting.whole_words)
         self.held_out = self._held_out(files, max_length) if setting.hold_out_every else []
         tokenizer.model_max_length = max_length
-        self.trainer = Trainer(model, _training_setting(setting), np.random.default_rng(setting.seed))
+        self.model, self.generator = model, np.random.default_rng(setting.seed)
+        self.trainer = Trainer(model, _training_setting(setting), self.generator)
         self.place = Place()
         self._begin_at(self.place)
 
@@ -231,7 +233,7 @@ class PretrainingRun:
         parts = []
         for _ in range(self.setting.batches):
             rows, self.place = next(self._batches)
-            parts.append(self.masker.batch(self.sequences, rows, self.trainer.generator))
+            parts.append(self.masker.batch(self.sequences, rows, self.generator))
         try:
             done = self.trainer.step(*parts)
         except FloatingPointError as error:
@@ -286,9 +288,8 @@ class PretrainingRun:
 
     def _held_out_loss(self) -> float:
         """The mean over all labels."""
-        model = self.trainer.model
-        numbers = [model.number_of_labels(**batch) for batch in self.held_out]
-        losses = [float(model.loss(**batch)) for batch in self.held_out]
+        numbers = [self.model.number_of_labels(**batch) for batch in self.held_out]
+        losses = [float(self.model.loss(**batch)) for batch in self.held_out]
         return float(np.average(losses, weights=numbers))
 
 
@@ -346,9 +347,10 @@ def _new(
     num_threads: int | None,
 ) -> XLMRobertaForMaskedLM:
     """The model before the first step."""
-    rates = {"hidden_dropout_prob": setting.dropout, "attention_probs_dropout_prob": setting.dropout}
     if model is not None:
-        return XLMRobertaForMaskedLM.from_pretrained(model, num_threads=num_threads, **rates)
+        loaded: XLMRobertaForMaskedLM = XLMRobertaForMaskedLM.from_pretrained(model, num_threads=num_threads)
+        loaded.config.hidden_dropout_prob = loaded.config.attention_probs_dropout_prob = setting.dropout
+        return loaded
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer),
         hidden_size=shape.width,
@@ -358,7 +360,8 @@ def _new(
         max_position_embeddings=shape.max_length + tokenizer.pad_token_id + 1,
         type_vocab_size=1,
         layer_norm_eps=1e-5,
-        **rates,
+        hidden_dropout_prob=setting.dropout,
+        attention_probs_dropout_prob=setting.dropout,
     )
     generator = np.random.default_rng([setting.seed, NEW_MODEL_SEED])
     return XLMRobertaForMaskedLM(config, generator=generator, num_threads=num_threads)
