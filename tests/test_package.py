@@ -40,7 +40,10 @@ def test_installed_size_of_the_run_time_dependencies(capsys: pytest.CaptureFixtu
     distributions = run_time_distributions()
     sizes = {name: size(distribution) for name, distribution in distributions.items()}
     sizes["xlmr-np"] = sum(  # installed for development, so its files are those of the project
-        file.stat().st_size for part in ("xlmr_np", "tokenizer", "weights") for file in (ROOT / part).rglob("*.py")
+        file.stat().st_size
+        for part in ("xlmr_np", "tokenizer", "weights")
+        for file in (ROOT / part).rglob("*")
+        if file.is_file() and file.suffix != ".pyc"
     )
     with capsys.disabled():
         print("\n| package | installed, MB |\n|---|---|")

@@ -3,10 +3,14 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 Source = str | os.PathLike[str]
+
+DEMO = "demo"  # the name of the small model that comes with the package
+DEMO_DIRECTORY = Path(str(resources.files("xlmr_np") / DEMO))
 
 
 class RemoteFile(NamedTuple):
@@ -147,15 +151,16 @@ def find(
 
 
 def local_path(source: Source) -> Path:
-    """The source as a path, in which ~ is the home directory.
+    """The source as a path: ~ is the home directory, and "demo" the package's model unless there is such a directory.
 
     Raises:
         FileNotFoundError: the ~name at its beginning is no user's.
     """
     try:
-        return Path(source).expanduser()
+        path = Path(source).expanduser()
     except RuntimeError as error:
         raise FileNotFoundError(f"There is no directory {source}: {error}") from error
+    return DEMO_DIRECTORY if os.fspath(source) == DEMO and not path.is_dir() else path
 
 
 def cached_only(source: Source) -> str:

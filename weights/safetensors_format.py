@@ -8,7 +8,7 @@ import json
 import math
 import mmap
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from reprlib import Repr
@@ -307,6 +307,13 @@ def _view(mapping: mmap.mmap, data_start: int, tensor: TensorHeader) -> np.ndarr
     if start % dtype.alignment:
         return np.ndarray(tensor.shape, dtype, buffer=mapping[start:stop])
     return np.ndarray(tensor.shape, dtype, buffer=mapping, offset=start)
+
+
+def release_pages(arrays: Iterable[np.ndarray]) -> None:
+    """Give back the memory of those files that the arrays are mapped from; what is read again is loaded again."""
+    for mapping in {id(array.base): array.base for array in arrays}.values():
+        if isinstance(mapping, mmap.mmap) and hasattr(mapping, "madvise"):
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def _contiguous_blocks(array: np.ndarray) -> Iterator[np.ndarray]:

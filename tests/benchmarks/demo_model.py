@@ -189,7 +189,7 @@ class Reader:
         tokenizer.model_max_length = None  # longer texts are cut up
         self._tokenizer = tokenizer
         self._max_length = max_length
-        self._masker = Masker(tokenizer, MASKING, whole_words=False)
+        self._masker = Masker(tokenizer, MASKING, whole_words=True)
         self.is_ordinary: Bool[np.ndarray, " V"] = ~np.isin(np.arange(len(tokenizer)), tokenizer.all_special_ids)
 
     def sequences(self, texts: Sequence[str]) -> Sequences:
@@ -198,6 +198,8 @@ class Reader:
 
     def masked(self, texts: Sequence[str]) -> dict[str, Any]:
         """A batch of all texts, the shortest first; the same texts always give the same one."""
+        if not texts:
+            return {name: np.zeros((0, 0), np.int64) for name in ("input_ids", "attention_mask", "labels")}
         sequences = self.sequences(texts)
         by_length = np.argsort(np.diff(sequences.ends), kind="stable")
         return self._masker.batch(sequences, by_length, np.random.default_rng(SEED))
@@ -240,9 +242,9 @@ class Counts:
         """
         self._vocabulary = vocabulary
         self._keys, self._counts = np.unique(contexts * vocabulary + pieces, return_counts=True)
-        self._contexts, starts, self._kinds = np.unique(self._keys // vocabulary, return_index=True, return_counts=True)
-        self._starts = starts
-        self._totals = np.add.reduceat(self._counts, starts)
+        owners = self._keys // vocabulary
+        self._contexts, self._starts, self._kinds = np.unique(owners, return_index=True, return_counts=True)
+        self._totals = np.add.reduceat(self._counts, self._starts)
 
     def of_pieces(self, contexts: Int[np.ndarray, " N"], pieces: Int[np.ndarray, " N"]) -> Evidence:
         """The evidence for one piece in each context; a negative context is one that is not known."""
@@ -315,25 +317,31 @@ class Statistics:
 
     def at_labels(self, positions: Positions) -> Evidences:
         """What is known of the right piece at each position."""
-        return self._gather(positions, lambda counts, contexts: counts.of_pieces(contexts, positions.labels), 1)
+        labels = positions.labels
+        return self._gather(
+            positions, self._uniform[labels], lambda counts, contexts: counts.of_pieces(contexts, labels)
+        )
 
     def at_all_pieces(self, positions: Positions) -> Evidences:
         """What is known of every piece at each position."""
-        return self._gather(positions, lambda counts, contexts: counts.of_all_pieces(contexts), 2)
+        evidences = self._gather(positions, self._uniform, Counts.of_all_pieces)
+        return evidences._replace(sees_left=evidences.sees_left[:, None], sees_right=evidences.sees_right[:, None])
 
-    def _gather(self, positions: Positions, ask: Callable[[Counts, np.ndarray], Evidence], axes: int) -> Evidences:
-        labels, left, right = positions
+    def _gather(
+        self, positions: Positions, uniform: np.ndarray, ask: Callable[[Counts, np.ndarray], Evidence]
+    ) -> Evidences:
+        _, left, right = positions
         sees_left, sees_right = left != HIDDEN, right != HIDDEN
         both = np.where(sees_left & sees_right, left * self.vocabulary + right, HIDDEN)
         return Evidences(
-            self._uniform[labels] if axes == 1 else self._uniform[None],
+            uniform,
             ask(self._everyone, NO_NEIGHBOUR),
             ask(self._language, NO_NEIGHBOUR),
             ask(self._left, left),
             ask(self._right, right),
             ask(self._both, both),
-            sees_left if axes == 1 else sees_left[:, None],
-            sees_right if axes == 1 else sees_right[:, None],
+            sees_left,
+            sees_right,
         )
 
 
@@ -526,6 +534,7 @@ class Measured(NamedTuple):
     """All results by language code, and the baselines' numbers by their names."""
 
     languages: dict[str, Result]
+    unmeasured: list[str]  # languages without a masked token
     numbers: dict[str, FrequencyNumbers | NeighbourNumbers]
 
     @property
@@ -565,7 +574,7 @@ def measure(model: XLMRobertaForMaskedLM, tokenizer: XLMRobertaTokenizer, direct
     """Have the model and both baselines guess.
 
     Raises:
-        ValueError: the tokenizer is not the model's; there are no texts, or none in some language that can be measured.
+        ValueError: the tokenizer is not the model's; there are no texts, or too few to learn from or to measure on.
         OSError: a text cannot be read.
     """
     if len(tokenizer) > model.config.vocab_size:
@@ -578,19 +587,22 @@ def measure(model: XLMRobertaForMaskedLM, tokenizer: XLMRobertaTokenizer, direct
     training = {code: list(documents(paths, HOLD_OUT_EVERY)) for code, paths in files.items()}
     numbers = chosen_numbers(reader, training)
     known = {text for texts in training.values() for text in texts}
-    languages = {}
+    languages, unmeasured = {}, []
     for code, statistics in statistics_by_language(reader, training):
         held_out = list(documents(files[code], HOLD_OUT_EVERY, held_out=True))
         kept = without(held_out, known)
-        batch = reader.masked(kept) if kept else {}
-        positions = reader.positions(batch) if kept else None
-        if positions is None or not len(positions.labels):
-            raise ValueError(f"{ENGLISH_NAMES[code]} has no masked token in its held-out lines; give it more of them.")
+        batch = reader.masked(kept)
+        positions = reader.positions(batch)
+        if not len(positions.labels):
+            unmeasured.append(code)
+            continue
         answers = {MODEL: model_answers(model, batch)}
         for name, baseline in BASELINES.items():
             answers[name] = baseline_answers(baseline, numbers[name], statistics, positions)
         languages[code] = Result(len(training[code]), len(held_out) - len(kept), answers)
-    return Measured(languages, numbers)
+    if not languages:
+        raise ValueError(f"No token is masked in the lines that are held out of {directory}; give more texts.")
+    return Measured(languages, unmeasured, numbers)
 
 
 def statistics_by_language(reader: Reader, texts: dict[str, list[str]]) -> Iterator[tuple[str, Statistics]]:
@@ -614,8 +626,8 @@ def chosen_numbers(reader: Reader, training: dict[str, list[str]]) -> dict[str, 
     known = {text for texts in counted.values() for text in texts}
     parts = []
     for code, statistics in statistics_by_language(reader, counted):
-        if kept := without(aside[code], known):
-            parts.append(statistics.at_labels(reader.positions(reader.masked(kept))))
+        positions = reader.positions(reader.masked(without(aside[code], known)))
+        parts.append(statistics.at_labels(positions))
     if not sum(len(part.uniform) for part in parts):
         raise ValueError(f"Nothing is masked in every {ASIDE_EVERY}th line to learn from; give more texts.")
     return {name: chosen(baseline, parts) for name, baseline in BASELINES.items()}
@@ -650,6 +662,9 @@ def markdown(measured: Measured) -> str:
         + "; ".join(f"{name}: {_listed(numbers)}" for name, numbers in measured.numbers.items())
         + ".",
     ]
+    if measured.unmeasured:
+        names = ", ".join(ENGLISH_NAMES[code] for code in measured.unmeasured)
+        lines += ["", f"No token was masked in the held-out sentences of {names}."]
     return "\n".join(lines)
 
 
@@ -687,6 +702,7 @@ def facts(measured: Measured) -> dict[str, Any]:
         "numbers": {name: numbers._asdict() for name, numbers in measured.numbers.items()},
         "together": of(measured.together),
         "languages": {code: {"name": ENGLISH_NAMES[code], **of(result)} for code, result in measured.languages.items()},
+        "unmeasured": measured.unmeasured,
         "large": {
             "training_sentences": LARGE,
             "languages": measured.large,
@@ -706,12 +722,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         model = XLMRobertaForMaskedLM.from_pretrained(options.model)
         measured = measure(model, XLMRobertaTokenizer.from_pretrained(options.model), options.texts)
+        print(markdown(measured))
         if options.json:
             with replacing(options.json) as beside:
                 beside.write_text(json.dumps(facts(measured), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except (OSError, ValueError) as error:
         sys.exit(str(error))
-    print(markdown(measured))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""One training step without the optimiser, ours and transformers': `python -m tests.benchmarks.training_step`.
+"""A training step, ours and transformers': `python -m tests.benchmarks.training_step`.
 
 Random weights of XLM-R base's shape, float32, 8 sentences of 128 tokens: loss and all gradients, for sequence
-classification and for masked language modelling with 15 % of the tokens to predict; plain, with dropout, and with
-layers run again in the backward pass. Each engine runs in a process of its own, in turn: one step to warm up, then the
-steps that count. Prints a Markdown table of the median step and of the whole process's peak memory.
+classification and for masked language modelling with 15 % of the tokens to predict; plain, with dropout, with layers
+run again in the backward pass, and whole, that is with dropout, clipping, schedule and AdamW, which updates the
+parameters. Each engine runs in a process of its own, in turn: one step to warm up, then the steps that count. Prints a
+Markdown table of the median step and of the whole process's peak memory, with ratios.
 """
 
 import argparse
@@ -45,8 +46,13 @@ OURS = (
     + """
 import xlmr_np
 model = getattr(xlmr_np, class_name).from_pretrained(source)
-generator = np.random.default_rng(0) if way == "dropout" else None
+generator = np.random.default_rng(0) if way in ("dropout", "whole") else None
+if way == "whole":
+    from xlmr_np.training.trainer import AdamWSetting, Trainer, TrainingSetting
+    trainer = Trainer(model, TrainingSetting(100, 5e-5, warmup=2, adamw=AdamWSetting(decay=0.01)), generator)
 def step():
+    if way == "whole":
+        return trainer.step({"input_ids": ids, "labels": labels}).loss
     output, gradients = model.loss_and_gradients(
         generator, input_ids=ids, labels=labels, checkpoint_layers=way == "checkpointed layers"
     )
@@ -58,7 +64,7 @@ THEIRS = (
     BATCH
     + """
 import torch, transformers
-model = getattr(transformers, class_name).from_pretrained(source).train(way == "dropout")
+model = getattr(transformers, class_name).from_pretrained(source).train(way in ("dropout", "whole"))
 if way == "checkpointed layers":
     model.train()
     for module in model.modules():
@@ -66,32 +72,48 @@ if way == "checkpointed layers":
             module.p = 0.0
     model.gradient_checkpointing_enable()
 batch = {"input_ids": torch.asarray(ids), "labels": torch.asarray(labels)}
+if way == "whole":
+    decayed = {name for name, _ in model.named_parameters() if "LayerNorm" not in name and "bias" not in name}
+    groups = [
+        {"params": [each for name, each in model.named_parameters() if (name in decayed) is is_decayed],
+         "weight_decay": 0.01 if is_decayed else 0.0}
+        for is_decayed in (True, False)
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=5e-5, fused=True)  # as transformers' trainer makes it
+    schedule = transformers.get_scheduler("linear", optimizer, 2, 100)
 def step():
     model.zero_grad(set_to_none=True)
     loss = model(**batch).loss
     loss.backward()
+    if way == "whole":
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
     return float(loss)
 measure(step)
 """
 )
-WAYS = ("plain", "dropout", "checkpointed layers")
+WAYS = ("plain", "dropout", "checkpointed layers", "whole")
+CLASSES = ("XLMRobertaForSequenceClassification", "XLMRobertaForMaskedLM")
 
 
 def main() -> None:
     """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--classes", nargs="+", choices=CLASSES, default=CLASSES)
     options = parser.parse_args()
     config = copy.deepcopy(XLM_ROBERTA_BASE)
     config.num_labels = 3
-    print(f"| {options.rounds} rounds in turn, median (range) | seconds a step | peak memory, GB | ratio |")
+    print(f"| {options.rounds} rounds in turn, median (range) | seconds a step | peak memory, GB | ratios |")
     print("|---|---|---|---|")
-    for class_name in ("XLMRobertaForSequenceClassification", "XLMRobertaForMaskedLM"):
+    for class_name in options.classes:
         with tempfile.TemporaryDirectory() as source:
             model = getattr(model_classes, class_name)(config, generator=np.random.default_rng(0))
             model.save_pretrained(source)
             del model
-            for way in WAYS:
+            for way in options.ways:
                 compare(class_name, way, Path(source), options.rounds)
 
 
@@ -108,13 +130,17 @@ def compare(class_name: str, way: str, source: Path, rounds: int) -> None:
             seconds[engine] += steps
             peaks[engine].append(result.peak / 1e9)
     ours, theirs = losses.values()
-    if way != "dropout" and abs(ours - theirs) > 1e-3 * abs(theirs):
+    if way not in ("dropout", "whole") and abs(ours - theirs) > 1e-3 * abs(theirs):
         sys.exit(f"The losses of {class_name} differ: {losses}")
     task = class_name.removeprefix("XLMRobertaFor")
     for engine in engines:
-        ratio = statistics.median(seconds[engine]) / statistics.median(seconds["transformers"])
+        ratio, peak_ratio = (
+            statistics.median(measured[engine]) / statistics.median(measured["transformers"])
+            for measured in (seconds, peaks)
+        )
         print(
-            f"| {task}, {way}, {engine} | {median(seconds[engine])} | {median(peaks[engine])} | {ratio:.2f} |",
+            f"| {task}, {way}, {engine} | {median(seconds[engine])} | {median(peaks[engine])} | {ratio:.2f}, "
+            f"{peak_ratio:.2f} |",
             flush=True,
         )
 

@@ -101,7 +101,7 @@ def test_unknown_task(task: Any) -> None:
 
 
 def test_no_model() -> None:
-    with pytest.raises(ValueError, match="'fill-mask' needs a model: pass model= a directory or a hub id"):
+    with pytest.raises(ValueError, match="'fill-mask' needs a model: pass model= a directory, a hub id, or 'demo'"):
         pipeline("fill-mask")
 
 

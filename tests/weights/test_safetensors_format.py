@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import tracemalloc
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -24,6 +25,7 @@ from xlmr_np.weights.safetensors_format import (
     parse_header,
     read_header,
     read_safetensors,
+    release_pages,
     write_safetensors,
 )
 
@@ -497,3 +499,23 @@ def test_any_names_dtypes_and_shapes_return(tmp_path_factory, arrays, metadata):
         assert array.dtype == originals[name].dtype
         assert array.tobytes() == originals[name].tobytes()
     assert read_header(path).metadata == (metadata or {})
+
+
+def resident_file_bytes() -> int:
+    """How much of mapped files is in this process's memory."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssFile")) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux says what is resident")
+def test_released_pages_leave_memory_and_are_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    values = np.arange(4_000_000.0)
+    write_safetensors(path, {"a": values, "b": np.arange(3)})
+    arrays = read_safetensors(path)
+    np.testing.assert_array_equal(arrays["a"], values)
+    before = resident_file_bytes()
+    release_pages([*arrays.values(), np.zeros(2)])
+    assert resident_file_bytes() < before - values.nbytes / 2
+    np.testing.assert_array_equal(arrays["a"], values)
+    np.testing.assert_array_equal(arrays["b"], np.arange(3))

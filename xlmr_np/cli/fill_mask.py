@@ -7,7 +7,7 @@ from itertools import tee
 from pathlib import Path
 from typing import Any
 
-from .source import add_source_arguments, add_variant_argument, location
+from .source import add_model_argument, add_source_arguments, add_variant_argument, chosen_model, location
 from .terminal import columns, printable, read_texts, warnings_on_one_line, with_progress_bar
 
 SUMMARY = "words that fit where a text says <mask>"
@@ -24,7 +24,7 @@ Texts are the arguments, or the lines of a file (--input), or the lines of stand
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
     parser.add_argument("text", nargs="*", help="texts with <mask>")
-    parser.add_argument("--model", required=True, help="a directory, or the id of a hub model")
+    add_model_argument(parser, "--model")
     parser.add_argument("--input", type=Path, help="a file with a text a line; - is standard input")
     parser.add_argument("--top-k", type=int, default=5, help="how many words for each mask (default: 5)")
     parser.add_argument("--targets", help="consider these words only, separated by commas")
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     with warnings_on_one_line():
         fill_mask = pipeline(
             "fill-mask",
-            options.model,
+            chosen_model(options),
             **location(options),
             model_kwargs={"variant": options.variant},
             device=options.device,

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from .source import add_source_arguments, add_variant_argument, location
+from .source import add_model_argument, add_source_arguments, add_variant_argument, chosen_model, location
 from .terminal import megabytes, print_rows
 
 SUMMARY = "what a checkpoint holds"
@@ -17,7 +17,7 @@ files, and their size on disk and in memory.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
-    parser.add_argument("model", help="a directory, or the id of a hub model")
+    add_model_argument(parser, "model", nargs="?")
     parser.add_argument("--json", action="store_true", help="print a JSON object")
     add_source_arguments(parser)
     add_variant_argument(parser)
@@ -28,12 +28,13 @@ def run(options: argparse.Namespace) -> None:
     from xlmr_np.inputs import longest_sequence
     from xlmr_np.weights.inspection import describe
 
-    description = describe(options.model, variant=options.variant, **location(options))
+    model = chosen_model(options)
+    description = describe(model, variant=options.variant, **location(options))
     config = description.config
     on_disk = sum(description.files.values())
     if options.json:
         facts = {
-            "model": options.model,
+            "model": model,
             "config": json.loads(config.to_json_string(use_diff=False)),
             "parameters": description.parameters,
             "dtypes": description.dtypes,
@@ -47,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     architecture = ", ".join(config.architectures or ["not stated"])
     print_rows(
         [
-            ("model", options.model),
+            ("model", model),
             ("architecture", f"{architecture} ({config.model_type})"),
             (
                 "encoder",

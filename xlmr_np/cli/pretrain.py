@@ -2,10 +2,11 @@
 
 import argparse
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .terminal import printable
+from .terminal import printable, warnings_at_once
 
 if TYPE_CHECKING:
     from xlmr_np.training.pretraining import Progress
@@ -63,30 +64,46 @@ def run(options: argparse.Namespace) -> None:
     given = {name: value for name, value in vars(options).items() if value is not None}
     setting = PretrainingSetting(**{name: given[name] for name in PretrainingSetting._fields if name in given})
     shape = {name: given[name] for name in ModelShape._fields if name in given}
-    bar = _Bar()
-    pretrain(
-        options.files,
-        options.out,
-        setting,
-        ModelShape(**shape) if shape or options.model is None else None,
-        model=options.model,
-        vocabulary=options.vocabulary,
-        dtype=options.dtype,
-        num_threads=options.threads,
-        report=bar,
-    )
-    bar.close()
-    print(printable(f"{options.out} has the model, after {setting.steps:,} steps"))
+    with _Bar() as bar, warnings_at_once(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # NumPy's, of numbers that overflow: the trainer says so itself
+        pretrain(
+            options.files,
+            options.out,
+            setting,
+            ModelShape(**shape) if shape or options.model is None else None,
+            model=options.model,
+            vocabulary=options.vocabulary,
+            dtype=options.dtype,
+            num_threads=options.threads,
+            report=bar,
+        )
+    before = "" if bar.has_moved else "; they had been taken before"
+    print(printable(f"{options.out} has the model, after {setting.steps:,} steps{before}"))
 
 
 class _Bar:
-    """How far a run is, how low the loss, how many tokens a second, and how much time is left."""
+    """How far a run is, how low the loss, how many tokens a second, and how much time is left.
+
+    Attributes:
+        has_moved: whether there was a step.
+    """
 
     def __init__(self) -> None:
+        self.has_moved = False
         self._bar: Any = None
         self._loss = 0.0
 
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
     def __call__(self, progress: "Progress") -> None:
+        """Show it, if standard error is a terminal."""
+        self.has_moved = True
         if not sys.stderr.isatty():
             return
         if self._bar is None:
@@ -97,8 +114,3 @@ class _Bar:
         self._loss += 0.05 * (progress.loss - self._loss)
         self._bar.set_postfix_str(f"loss {self._loss:.3f}, {progress.tokens / progress.seconds:,.0f} tokens/s", False)
         self._bar.update(1)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()

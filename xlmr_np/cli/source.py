@@ -4,6 +4,27 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from xlmr_np.weights.files import DEMO, DEMO_DIRECTORY
+
+from .terminal import complain
+
+REAL_MODEL = "FacebookAI/xlm-roberta-base"
+
+
+def add_model_argument(parser: argparse.ArgumentParser, name: str, **settings: Any) -> None:
+    """Let a command say which model it uses; `chosen_model` tells."""
+    parser.add_argument(
+        name, help="a directory, or the id of a hub model (default: demo, which comes with xlmr-np)", **settings
+    )
+
+
+def chosen_model(options: argparse.Namespace) -> str:
+    """The model that was asked for, or else the demo model, with a line on standard error about it."""
+    if options.model is not None:
+        return options.model
+    complain(f"this is {DEMO}, a small model for trying things out; for real work choose a model such as {REAL_MODEL}.")
+    return str(DEMO_DIRECTORY)
+
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:
     """Let a command say where in a directory or on the hub its model is."""

@@ -4,8 +4,8 @@ import json
 import logging
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,16 +34,27 @@ def message_of(error: BaseException) -> str:
 def warnings_on_one_line() -> Iterator[None]:
     """Show what the block logs on one line of standard error each; if it fails, its error says all."""
     messages: list[str] = []
+    with _warnings_go_to(messages.append):
+        yield
+    for message in messages:
+        complain(message)
+
+
+def warnings_at_once() -> AbstractContextManager[None]:
+    """Show what the block logs as it comes, on one line of standard error each."""
+    return _warnings_go_to(complain)
+
+
+@contextmanager
+def _warnings_go_to(show: Callable[[str], None]) -> Iterator[None]:
     handler = logging.Handler()
-    handler.emit = lambda record: messages.append(record.getMessage())  # type: ignore[method-assign]
+    handler.emit = lambda record: show(record.getMessage())  # type: ignore[method-assign]
     logger = logging.getLogger("xlmr_np")
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-    for message in messages:
-        complain(message)
 
 
 def read_texts(texts: list[str], file: Path | None, kind: str) -> tuple[Iterable[str], int | None]:

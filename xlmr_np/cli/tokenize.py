@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xlmr_np.text_files import STANDARD_INPUT, lines_of
 
-from .source import add_source_arguments, location
+from .source import add_model_argument, add_source_arguments, chosen_model, location
 from .terminal import columns, printable
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ WIDTH = 116  # columns of a line with pieces
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
     parser.add_argument("text", nargs="*", help="texts")
-    parser.add_argument("--model", required=True, help="a directory, or the id of a hub model")
+    add_model_argument(parser, "--model")
     parser.add_argument("--input", type=Path, help="a file with a text a line; - is standard input")
     parser.add_argument(
         "--explain", action="store_true", help="show how texts are normalised, all pieces that fit, and the best way"
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
         )
         if value is not None
     }
-    tokenizer = XLMRobertaTokenizer.from_pretrained(options.model, **location(options), **settings)
+    tokenizer = XLMRobertaTokenizer.from_pretrained(chosen_model(options), **location(options), **settings)
     for text in texts:
         encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
         tokens = list(zip(encoded.tokens(), encoded.input_ids, encoded.offset_mapping, strict=True))

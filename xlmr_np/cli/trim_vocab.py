@@ -8,7 +8,7 @@ from pathlib import Path
 
 from xlmr_np.text_files import STANDARD_INPUT, lines_of
 
-from .source import add_source_arguments, add_variant_argument, location
+from .source import add_model_argument, add_source_arguments, add_variant_argument, chosen_model, location
 from .terminal import megabytes, printable, texts_of, with_progress_bar
 
 SUMMARY = "a smaller checkpoint, for the languages of some texts"
@@ -24,7 +24,7 @@ scripts. On such texts the model answers as before.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
-    parser.add_argument("model", help="a directory, or the id of a hub model")
+    add_model_argument(parser, "model", nargs="?")
     kept = parser.add_mutually_exclusive_group(required=True)
     kept.add_argument(
         "--corpus", type=Path, nargs="+", metavar="FILE", help="files with a text a line; - is standard input"
@@ -51,13 +51,14 @@ def run(options: argparse.Namespace) -> None:
         texts = with_progress_bar(chain.from_iterable(texts_of(file, "a text") for file in options.corpus), None)
     else:
         pieces = (line.rstrip("\r\n") for line in lines_of(options.keep_pieces))
-    trimming = trim_vocabulary(options.model, options.out, texts, pieces, variant=options.variant, **location(options))
+    model = chosen_model(options)
+    trimming = trim_vocabulary(model, options.out, texts, pieces, variant=options.variant, **location(options))
     before, after, scripts = trimming
     if options.json:
         sizes = {
             name: {"before": old, "after": new} for name, old, new in zip(before._fields, before, after, strict=True)
         }
-        facts = {"model": options.model, "out": str(options.out), **sizes, "scripts": scripts}
+        facts = {"model": model, "out": str(options.out), **sizes, "scripts": scripts}
         print(printable(json.dumps(facts)))
         return
     for row in (

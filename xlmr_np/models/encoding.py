@@ -135,11 +135,14 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         return params, EncoderSetting(config.num_attention_heads, config.hidden_act, config.layer_norm_eps)
 
     def _encode(self, inputs: EncoderInputs, requests: Requests | None = None, read: Array | None = None) -> Encoded:
-        """Run the encoder for inference; the head reads the last hidden state where `read` [N] is True, or all."""
+        """Run the encoder for inference; the head reads the last hidden state where `read` [N] is True, or all.
+
+        Without requests nothing else is returned, whatever the config says.
+        """
         params, setting = self._encoder(inputs)
         read = self._read(inputs, read)
-        output_attentions = self._wants_attentions(requests or {})
-        requested = (requests or {}).get("output_hidden_states")
+        output_attentions = requests is not None and self._wants_attentions(requests)
+        requested = False if requests is None else requests.get("output_hidden_states")
         selected = _selected_steps(
             self.config.output_hidden_states or False if requested is None else requested, len(params.layers) + 1
         )

@@ -148,6 +148,7 @@ class XLMRobertaPreTrainedModel:
         num_threads: int | None = None,
         attn_implementation: str | None = None,
         ignore_mismatched_sizes: bool = False,
+        generator: np.random.Generator | None = None,
         output_loading_info: bool = False,
         config_class: type[XLMRobertaConfig | AutoConfig] = XLMRobertaConfig,
         **config_overrides: Any,
@@ -175,6 +176,7 @@ class XLMRobertaPreTrainedModel:
             num_threads: see `set_num_threads`.
             attn_implementation: see `set_attn_implementation`.
             ignore_mismatched_sizes: initialise tensors of another shape at random instead of failing.
+            generator: draws what the checkpoint lacks; None takes fresh randomness.
             output_loading_info: return (model, information) with the names that differed.
             config_class: reads the config; `AutoConfig` refuses one that names no architecture.
             **config_overrides: fields of the config to change; for the bare model also `add_pooling_layer`.
@@ -223,6 +225,7 @@ class XLMRobertaPreTrainedModel:
             initializer_range=config.initializer_range,
             ignore_mismatched_sizes=ignore_mismatched_sizes,
             dtype=element_type,
+            generator=as_generator(generator),
         )
         if not loaded.report.is_as_expected:
             logger.warning("%s from %s differs from the checkpoint:\n%s", cls.__name__, source, loaded.report)

@@ -3,7 +3,6 @@
 import inspect
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 from xlmr_np.arrays import resolve_device
@@ -11,6 +10,7 @@ from xlmr_np.models import XLMRobertaForMaskedLM, XLMRobertaPreTrainedModel
 from xlmr_np.ops.threads import check_number_of_threads
 from xlmr_np.pipelines.fill_mask import FillMaskPipeline
 from xlmr_np.tokenizer import AutoTokenizer, XLMRobertaTokenizer
+from xlmr_np.weights.files import local_path
 
 # For each task its class, and the model class that it runs on.
 TASKS = {"fill-mask": (FillMaskPipeline, XLMRobertaForMaskedLM)}
@@ -39,7 +39,7 @@ def pipeline(
 
     Args:
         task: "fill-mask".
-        model: a directory, a hub id, or a loaded model.
+        model: a directory, a hub id, "demo" for the small model that comes with the package, or a loaded model.
         config: see `from_pretrained` of the model classes, as for all up to `device_map` but `tokenizer`.
         tokenizer: a directory, a hub id, or a loaded tokenizer; None takes the model's own.
         revision: see there.
@@ -65,7 +65,7 @@ def pipeline(
     if task not in TASKS:
         raise ValueError(f"The task {task!r} is not known; the tasks are {', '.join(TASKS)}.")
     if model is None:
-        raise ValueError(f"The task {task!r} needs a model: pass model= a directory or a hub id.")
+        raise ValueError(f"The task {task!r} needs a model: pass model= a directory, a hub id, or 'demo'.")
     pipeline_class, model_class = TASKS[task]
     unknown = settings.keys() - inspect.signature(pipeline_class).parameters.keys()
     if unknown:
@@ -114,7 +114,7 @@ def pipeline(
         if num_threads is not None:
             loaded.set_num_threads(num_threads)
         tokenizer = load_tokenizer(tokenizer)
-    elif Path(model).is_dir():
+    elif local_path(model).is_dir():
         with ThreadPoolExecutor(1) as beside:  # the vocabulary, while the weights come from the disk
             future = beside.submit(load_tokenizer, tokenizer)
             loaded = model_class.from_pretrained(model, **loading)

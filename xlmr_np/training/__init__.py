@@ -1,1 +1,6 @@
-"""Training: schedules, clipping, AdamW with a table of which only what was reached is kept, masking."""
+"""Training: the step with schedule, clipping and AdamW, and pretraining from text files."""
+
+from xlmr_np.training.adamw import AdamWSetting
+from xlmr_np.training.trainer import Trainer, TrainingSetting, TrainingStep
+
+__all__ = ["AdamWSetting", "Trainer", "TrainingSetting", "TrainingStep"]

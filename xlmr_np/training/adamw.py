@@ -145,10 +145,11 @@ class AdamW:
 
         Raises:
             ValueError: it is of other parameters.
+            KeyError: it lacks something.
         """
         for number, leaf in enumerate(self._leaves):
             if isinstance(leaf, LazyTable):
-                leaf.reach(state[f"reached.{number}"])
+                leaf.reach(_distinct_rows(state[f"reached.{number}"], len(leaf)))
             own = leaf.rows if isinstance(leaf, LazyTable) else leaf
             for kind, means in (("mean", self._means), ("square", self._squares)):
                 saved = state[f"{kind}.{number}"]
@@ -164,6 +165,14 @@ class AdamW:
 def _zeros(leaf: Array | LazyTable) -> Array:
     like = leaf.rows if isinstance(leaf, LazyTable) else leaf
     return array_namespace(like).zeros_like(like)
+
+
+def _distinct_rows(index: Array, number_of_rows: int) -> Array:
+    """The index itself, if it names rows of a table, and none twice."""
+    is_index = index.ndim == 1 and index.dtype.kind in "iu"
+    if not is_index or len(np.unique(index)) != len(index) or not ((index >= 0) & (index < number_of_rows)).all():
+        raise ValueError(f"The optimiser's state has no index of distinct rows of a table of {number_of_rows:,}.")
+    return index
 
 
 def _blocks(x: Array) -> list[slice]:

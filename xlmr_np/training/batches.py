@@ -10,13 +10,17 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
+import regex
 from jaxtyping import Bool, Int
 
 from xlmr_np.tokenizer import XLMRobertaTokenizer
-from xlmr_np.tokenizer.vocabulary import WORD_START
 from xlmr_np.training.masking import MaskingSetting, mask_tokens
 
 DOCUMENTS_AT_A_TIME = 1000  # tokenised together
+# A piece belongs to the word before it if it begins with a letter, mark or digit of a script that puts spaces between
+# words; of the others (Japanese, Thai and so on) every piece is a word of its own.
+_SPACELESS = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_CONTINUES_WORD = regex.compile(rf"(?V1)[[\p{{L}}\p{{M}}\p{{N}}]--[{_SPACELESS}]]")
 
 
 class Sequences(NamedTuple):
@@ -38,14 +42,20 @@ def sequences_of(documents: Iterable[str], tokenizer: XLMRobertaTokenizer, max_l
         documents: texts.
         tokenizer: theirs.
         max_length: the most tokens of a sequence, `<s>` and `</s>` included.
+
+    Raises:
+        ValueError: a sequence has no room for a token of a document, or no document has a token.
     """
+    if max_length < 3:
+        raise ValueError(f"Sequences of {max_length} tokens have no room for one between <s> and </s>; 3 is the least.")
     rows: list[np.ndarray] = []
     for batch in _chunks(documents, DOCUMENTS_AT_A_TIME):
-        for ids in tokenizer(batch, add_special_tokens=False).input_ids:
+        for ids in tokenizer(batch, add_special_tokens=False, allow_special_tokens=False).input_ids:
             for part in _chunks(ids, max_length - 2):
                 rows.append(np.array([tokenizer.bos_token_id, *part, tokenizer.eos_token_id], np.int32))
-    ends = np.cumsum([0, *map(len, rows)], dtype=np.int64)
-    return Sequences(np.concatenate(rows) if rows else np.zeros(0, np.int32), ends)
+    if not rows:
+        raise ValueError("The documents have no tokens: all of their characters are invisible.")
+    return Sequences(np.concatenate(rows), np.cumsum([0, *map(len, rows)], dtype=np.int64))
 
 
 class Place(NamedTuple):
@@ -73,7 +83,7 @@ class Masker:
         self._starts_word = None
         if whole_words:
             tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-            self._starts_word = special | np.array([token.startswith(WORD_START) for token in tokens])
+            self._starts_word = special | ~np.array([bool(_CONTINUES_WORD.match(token)) for token in tokens])
 
     def batch(
         self, sequences: Sequences, rows: Int[np.ndarray, " B"], generator: np.random.Generator

@@ -1,17 +1,20 @@
 """Checkpoints of a training run: directories checkpoint-N with a model, and all that the run needs to go on from it.
 
-A checkpoint is written beside its place and renamed when it is complete, so that one which has its name is whole, and
-one that could not be written leaves those before it as they were.
+A checkpoint is written beside its place and renamed when it is complete, and renamed before it is removed, so that one
+which has its name is whole, and one that could not be written leaves those before it as they were.
 """
 
 import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from xlmr_np.arrays import to_numpy
+from xlmr_np.models.encoding import TaskModel
 from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.training.trainer import Trainer, TrainerState
 from xlmr_np.weights.errors import CheckpointError
@@ -19,7 +22,8 @@ from xlmr_np.weights.safetensors_format import read_safetensors, write_safetenso
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 PROGRESS_FILE = "training_state.json"
-_NAME = re.compile(r"checkpoint-(\d+)")
+_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
+_REMAINS = re.compile(r"\..+\.[0-9]+\.partial")  # what is written beside its place, with the process's number
 
 
 def save_checkpoint(
@@ -41,7 +45,7 @@ def save_checkpoint(
         OSError: it cannot be written; those before are as they were.
     """
     directory = run / f"checkpoint-{trainer.optimizer.steps}"
-    beside = run / f".{directory.name}.{os.getpid()}.partial"
+    beside = _beside(directory)
     state = trainer.state()
     try:
         trainer.model.save_pretrained(beside)
@@ -52,15 +56,23 @@ def save_checkpoint(
         (beside / PROGRESS_FILE).write_text(text + "\n", encoding="utf-8")
         os.rename(beside, directory)
     except OSError as error:
-        if error.filename is None:  # a full disk does not say whose write it was
-            error.filename = str(directory)
+        if error.errno is not None:  # name neither a file that is gone by then, nor none, as a full disk does
+            error.filename, error.filename2 = str(directory), None
         raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     trainer.rebase(directory)
-    for old in checkpoints_of(run)[:-kept]:
-        shutil.rmtree(old, ignore_errors=True)
+    remove_old_checkpoints(run, kept)
     return directory
+
+
+def remove_old_checkpoints(run: Path, kept: int) -> None:
+    """Remove all checkpoints but the last ones; those that cannot be removed stay."""
+    for old in checkpoints_of(run)[:-kept]:
+        beside = _beside(old)
+        with suppress(OSError):
+            os.rename(old, beside)
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def checkpoints_of(run: Path) -> list[Path]:
@@ -69,7 +81,39 @@ def checkpoints_of(run: Path) -> list[Path]:
     return [steps[step] for step in sorted(steps)]
 
 
-def restore_checkpoint(directory: Path, trainer: Trainer) -> dict[str, Any]:
+@contextmanager
+def reading(checkpoint: Path) -> Iterator[None]:
+    """If what the block does fails because the checkpoint is damaged, say which one, and what to do.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    try:
+        yield
+    except (OSError, ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+        reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        earlier = [path.name for path in checkpoints_of(checkpoint.parent)]
+        before = earlier[: earlier.index(checkpoint.name)] if checkpoint.name in earlier else []
+        way_on = f"go on from {before[-1]}" if before else "begin again"
+        raise CheckpointError(
+            f"The checkpoint {checkpoint} is damaged ({reason.removesuffix('.')}); remove it to {way_on}."
+        ) from error
+
+
+def load_model(checkpoint: Path, model_class: type[TaskModel], num_threads: int | None) -> Any:
+    """The model of a checkpoint.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    with reading(checkpoint):
+        model = model_class.from_pretrained(checkpoint, num_threads=num_threads)
+        if model.load_report.missing:
+            raise ValueError(f"it lacks {', '.join(model.load_report.missing)}")
+        return model
+
+
+def restore_checkpoint(checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
     """Go on where a checkpoint was saved, with a trainer of the model that was loaded from it.
 
     Returns:
@@ -78,15 +122,28 @@ def restore_checkpoint(directory: Path, trainer: Trainer) -> dict[str, Any]:
     Raises:
         CheckpointError: a file is damaged, or of another model.
     """
-    try:
-        record = json.loads((directory / PROGRESS_FILE).read_text(encoding="utf-8"))
-        trainer.restore(TrainerState(read_safetensors(directory / OPTIMIZER_FILE), record["generator"]))
-        return record["progress"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"The checkpoint {directory} is damaged: {error}") from error
+    with reading(checkpoint):
+        record = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
+        trainer.restore(TrainerState(read_safetensors(checkpoint / OPTIMIZER_FILE), record["generator"]))
+        if checkpoint.name != f"checkpoint-{trainer.optimizer.steps}":
+            raise ValueError(f"its optimiser has done {trainer.optimizer.steps} steps")
+        return dict(record["progress"])
+
+
+def _beside(checkpoint: Path) -> Path:
+    """Where it is while it is not whole."""
+    return checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}.partial")
+
+
+def is_remains(path: Path) -> bool:
+    """Whether a killed process has left this, of something that was not whole."""
+    return _REMAINS.fullmatch(path.name) is not None
 
 
 def remove_remains(run: Path) -> None:
-    """Remove what a killed process has left of a checkpoint that it was writing."""
-    for path in run.glob(".checkpoint-*.partial"):
-        shutil.rmtree(path, ignore_errors=True)
+    """Remove what killed processes have left of what they were writing or removing."""
+    for path in filter(is_remains, list(run.iterdir())):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

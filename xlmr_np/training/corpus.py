@@ -3,7 +3,24 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xlmr_np.text_files import lines_of
+from xlmr_np.text_files import STANDARD_INPUT, lines_of
+
+
+def check_files(files: Sequence[Path]) -> None:
+    """Refuse what cannot be read several times, as files can.
+
+    Raises:
+        ValueError: there is no file, or one is a pipe or standard input.
+        OSError: there is no such file.
+    """
+    if not files:
+        raise ValueError("There are no texts; give files with a document a line.")
+    for file in files:
+        file.stat()  # one that is not there is missed now, and not after the others have been read
+        if file.is_dir():
+            raise ValueError(f"{file} is a directory; give the files in it.")
+        if str(file) == STANDARD_INPUT or not file.is_file():
+            raise ValueError(f"{file} can be read only once, and texts are read several times; give files.")
 
 
 def is_held_out(number: int, every: int) -> bool:
@@ -35,4 +52,5 @@ def documents(files: Sequence[Path], every: int = 0, held_out: bool = False) -> 
                 yield document
     if is_empty:
         kind = "line that is held out" if held_out else "line to learn from"
-        raise ValueError(f"{', '.join(map(str, files))}: there is no {kind}; give files with a document a line.")
+        others = f" and {len(files) - 1} more" if len(files) > 1 else ""
+        raise ValueError(f"There is no {kind} in {files[0]}{others}; give files with a document a line.")

@@ -8,6 +8,8 @@ import numpy as np
 WIDTH, HEIGHT = 720, 360
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 44, 40  # the room around the curves
 MOST_POINTS = 300  # of a curve; of more, neighbours are drawn as their mean
+LARGEST_LOSS = float(np.finfo(np.float32).max)
+FLATTEST = 1e-3  # a smaller range, of losses of order one, is rounding and no curve
 STYLE = """\
 text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;fill:#1f2328}
 .title{font-size:15px;font-weight:600}.tick{fill:#59636e}.left{text-anchor:end}.middle{text-anchor:middle}
@@ -26,17 +28,20 @@ Points = Sequence[tuple[float, float]]  # steps and losses
 def loss_curve(training: Points, held_out: Points = ()) -> str:
     """The text of an SVG file.
 
+    Losses that are not finite, or that no float32 holds, are left out.
+
     Args:
         training: the loss of each step.
         held_out: the loss on texts that are not learnt from, after some of the steps.
 
     Raises:
-        ValueError: there is no step.
+        ValueError: there is no step to draw.
     """
+    training, held_out = _drawable(training), _drawable(held_out)
     if not training:
-        raise ValueError("A curve needs at least one step.")
+        raise ValueError("A curve needs at least one step with a finite loss.")
     curve = _thinned(training)
-    steps = _scale([0.0, max(step for step, _ in training)])
+    steps = _scale([0.0, *(step for step, _ in [*training, *held_out])], smallest_distance=1.0)
     losses = _scale([loss for _, loss in [*curve, *held_out]])
 
     def x(step: float) -> float:
@@ -78,18 +83,24 @@ def loss_curve(training: Points, held_out: Points = ()) -> str:
     return "\n".join([*head, *body, "</svg>", ""])
 
 
+def _drawable(points: Points) -> Points:
+    return [(step, loss) for step, loss in points if abs(loss) <= LARGEST_LOSS]
+
+
 def _thinned(points: Points) -> Points:
     """Means of neighbours, where there are many points."""
     groups = np.array_split(np.array(points, np.float64), min(len(points), MOST_POINTS))
     return [(float(step), float(loss)) for step, loss in (group.mean(axis=0) for group in groups)]
 
 
-def _scale(values: Sequence[float]) -> list[float]:
-    """Round numbers at even distances, four to nine of them, around all values."""
+def _scale(values: Sequence[float], smallest_distance: float = 0.0) -> list[float]:
+    """Round numbers at even distances, at most ten of them, around all values."""
     lowest, highest = min(values), max(values)
-    if highest == lowest:
-        highest = lowest + 1.0
+    magnitude = max(1.0, abs(lowest), abs(highest))
+    if highest - lowest < FLATTEST * magnitude:
+        highest = lowest + magnitude
     size = 10.0 ** math.floor(math.log10((highest - lowest) / 4))
     distance = next(size * step for step in (1, 2, 5, 10) if size * step * 8 >= highest - lowest)
+    distance = max(distance, smallest_distance)
     first, last = math.floor(lowest / distance), math.ceil(highest / distance)
     return [number * distance for number in range(first, last + 1)]

@@ -8,10 +8,14 @@ The directory of a run holds
     loss.svg                   the curve of it
     checkpoint-N/              a model, and what is needed to go on from step N
     config.json, model.safetensors, tokenizer files     the model, at the end
+
+Nothing is written there before all that was asked for has been found to make sense, texts and model included.
 """
 
 import json
+import math
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,18 +23,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xlmr_np.config import XLMRobertaConfig
+from xlmr_np.arrays import dtype_from_name
+from xlmr_np.config import CONFIG_FILE, XLMRobertaConfig
+from xlmr_np.losses.cross_entropy import IGNORED_LABEL
 from xlmr_np.models.language_models import XLMRobertaForMaskedLM
+from xlmr_np.ops.threads import check_number_of_threads
 from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.tokenizer.files import MODEL_FILE
-from xlmr_np.training.adamw import AdamWSetting
 from xlmr_np.training.batches import Masker, Place, rows_of_batches, sequences_of
-from xlmr_np.training.checkpoints import checkpoints_of, remove_remains, restore_checkpoint, save_checkpoint
-from xlmr_np.training.corpus import documents
-from xlmr_np.training.masking import MaskingSetting
+from xlmr_np.training.checkpoints import (
+    checkpoints_of,
+    is_remains,
+    load_model,
+    reading,
+    remove_old_checkpoints,
+    remove_remains,
+    restore_checkpoint,
+    save_checkpoint,
+)
+from xlmr_np.training.corpus import check_files, documents
+from xlmr_np.training.pretraining_setting import ModelShape, PretrainingSetting
 from xlmr_np.training.run_log import RunLog
-from xlmr_np.training.trainer import Trainer, TrainingSetting
-from xlmr_np.training.vocabulary_training import CHARACTER_COVERAGE, train_vocabulary
+from xlmr_np.training.trainer import Trainer
+from xlmr_np.training.vocabulary_training import train_vocabulary
 from xlmr_np.weights.errors import CheckpointError
 from xlmr_np.weights.saving import replacing
 
@@ -38,70 +53,6 @@ RUN_FILE = "run.json"
 CHECKPOINTS_KEPT = 2  # so that there is one if the last is damaged
 NEW_MODEL_SEED, HELD_OUT_SEED = 1, 2  # beside the run's own, for what is drawn once
 MOST_HELD_OUT_TOKENS = 200_000  # that are measured on at each checkpoint
-
-
-class ModelShape(NamedTuple):
-    """A new model.
-
-    Attributes:
-        pieces: of its vocabulary, if that is trained.
-        character_coverage: see `train_vocabulary`.
-        layers: of the encoder.
-        width: of the hidden states.
-        heads: of attention.
-        feed_forward: width within the feed-forward sublayers.
-        max_length: the most tokens of a sequence.
-    """
-
-    pieces: int = 10_000
-    character_coverage: float = CHARACTER_COVERAGE
-    layers: int = 4
-    width: int = 256
-    heads: int = 4
-    feed_forward: int = 1024
-    max_length: int = 256
-
-
-class PretrainingSetting(NamedTuple):
-    """How it is trained.
-
-    Attributes:
-        steps: updates in all.
-        batch_tokens: the most tokens of a batch, `<s>` and `</s>` included.
-        batches: how many make a step.
-        learning_rate: the highest.
-        schedule: a name in `SCHEDULES`.
-        warmup: steps, or a share of all steps below 1.
-        decay: AdamW's.
-        beta2: AdamW's; this and eps are those of RoBERTa (arXiv:1907.11692, section 2.4).
-        eps: AdamW's.
-        max_gradient_norm: to which gradients are clipped.
-        dropout: of hidden states and attention.
-        masked: the share of tokens that the model is to guess.
-        whole_words: choose these word by word.
-        label_smoothing: of the loss.
-        hold_out_every: keep every line whose number is a multiple of this back to measure on; 0 keeps none.
-        checkpoint_every: steps.
-        seed: of all that is drawn.
-    """
-
-    steps: int
-    batch_tokens: int = 8192
-    batches: int = 1
-    learning_rate: float = 1e-3
-    schedule: str = "linear"
-    warmup: float = 0.06
-    decay: float = 0.01
-    beta2: float = 0.98
-    eps: float = 1e-6
-    max_gradient_norm: float = 1.0
-    dropout: float = 0.1
-    masked: float = 0.15
-    whole_words: bool = False
-    label_smoothing: float = 0.0
-    hold_out_every: int = 0
-    checkpoint_every: int = 500
-    seed: int = 0
 
 
 class Progress(NamedTuple):
@@ -126,7 +77,7 @@ def pretrain(
     num_threads: int | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> XLMRobertaForMaskedLM:
-    """Pretrain a model, or go on where the same run was stopped.
+    """Pretrain a model, or go on where the same run was stopped; one that is finished stays as it is.
 
     Args:
         files: text files with a document a line.
@@ -136,7 +87,8 @@ def pretrain(
         model: a directory or hub id of a model to go on pretraining.
         vocabulary: a sentencepiece model, or a directory with a tokenizer; None trains one, or takes that of `model`.
         dtype: of the weights that are saved at the end; checkpoints have all digits.
-        num_threads: see `XLMRobertaPreTrainedModel.set_num_threads`.
+        num_threads: see `XLMRobertaPreTrainedModel.set_num_threads`; a run that goes on with another number adds in
+            another order, and differs in its last digits.
         report: is told of every step.
 
     Returns:
@@ -150,25 +102,32 @@ def pretrain(
     """
     if model is not None and shape is not None:
         raise ValueError("A model that is loaded has its own shape; give a shape or a model, and not both.")
-    shape = shape or ModelShape()
+    shape = (shape or ModelShape()).check()
+    setting.check()
+    dtype_from_name(dtype)
+    check_number_of_threads(num_threads)
+    check_files(files)
     asked = {"model": None if model is None else os.fspath(model), "shape": shape._asdict(), **setting._asdict()}
-    _claim(out, json.loads(json.dumps(asked)))
+    is_begun = _is_begun(out, json.loads(json.dumps(asked)))
+    if out.exists():
+        remove_remains(out)
+    finished = _finished(out, dtype, num_threads) if is_begun else None
+    if finished is not None:
+        return finished
+    checkpoint = checkpoints_of(out)[-1] if is_begun and checkpoints_of(out) else None
     tokenizer = _tokenizer(files, out, setting, shape, model, vocabulary)
-    checkpoints = checkpoints_of(out)
-    if checkpoints:
-        begun = _loaded(checkpoints[-1], checkpoints[:-1], num_threads)
+    if checkpoint:
+        begun = load_model(checkpoint, XLMRobertaForMaskedLM, num_threads)
     else:
         begun = _new(model, shape, setting, tokenizer, num_threads)
     run = PretrainingRun(files, out, setting, tokenizer, begun)
-    if checkpoints:
-        run.restore(checkpoints[-1])
-    while not run.is_done:
-        report(run.step())
-        if run.is_done or run.trainer.optimizer.steps % setting.checkpoint_every == 0:
-            run.save()
+    if checkpoint:
+        run.restore(checkpoint)
+    _claim(out, asked, tokenizer)
+    run.train(report)
+    tokenizer.save_pretrained(out)
     trained = XLMRobertaForMaskedLM.from_pretrained(checkpoints_of(out)[-1], dtype=dtype, num_threads=num_threads)
     trained.save_pretrained(out)
-    tokenizer.save_pretrained(out)
     return trained
 
 
@@ -196,38 +155,48 @@ class PretrainingRun:
         tokenizer: XLMRobertaTokenizer,
         model: XLMRobertaForMaskedLM,
     ) -> None:
-        if len(tokenizer) > model.config.vocab_size:
-            raise ValueError(
-                f"The vocabulary has {len(tokenizer):,} tokens, and the model {model.config.vocab_size:,}; give the "
-                "vocabulary that belongs to the model."
-            )
+        _check_fits(tokenizer, model.config)
         self.out, self.setting, self.tokenizer = out, setting, tokenizer
         max_length = model.config.max_position_embeddings - tokenizer.pad_token_id - 1
         tokenizer.model_max_length = None  # longer documents are cut up
         self.sequences = sequences_of(documents(files, setting.hold_out_every), tokenizer, max_length)
-        self.masker = Masker(tokenizer, MaskingSetting(setting.masked), setting.whole_words)
+        self.masker = Masker(tokenizer, setting.for_masking(), setting.whole_words)
         self.held_out = self._held_out(files, max_length) if setting.hold_out_every else []
         tokenizer.model_max_length = max_length
         self.model, self.generator = model, np.random.default_rng(setting.seed)
-        self.trainer = Trainer(model, _training_setting(setting), self.generator)
-        self.place = Place()
-        self._begin_at(self.place)
+        self.trainer = Trainer(model, setting.for_trainer(), self.generator)
+        self.log = RunLog(out)
+        self._begin_at(Place())
 
     def _begin_at(self, place: Place) -> None:
         self.place = place
         self._batches = rows_of_batches(self.sequences, self.setting.batch_tokens, self.setting.seed, place)
-        self.log = RunLog(self.out, self.trainer.optimizer.steps)
 
     @property
-    def is_done(self) -> bool:
-        """Whether all steps have been taken."""
-        return self.trainer.optimizer.steps >= self.setting.steps
+    def steps(self) -> int:
+        """How many have been taken."""
+        return self.trainer.optimizer.steps
+
+    def train(self, report: Callable[[Progress], None]) -> None:
+        """Take all steps that are left.
+
+        Raises:
+            FloatingPointError: a loss or gradient is not finite.
+            OSError: something cannot be written; the checkpoints before are as they were.
+        """
+        self.log.forget_after(self.steps)
+        remove_old_checkpoints(self.out, CHECKPOINTS_KEPT)  # if the process that should have was killed before
+        while self.steps < self.setting.steps:
+            report(self.step())
+            if self.steps == self.setting.steps or self.steps % self.setting.checkpoint_every == 0:
+                self.save()
 
     def step(self) -> Progress:
         """One update.
 
         Raises:
             FloatingPointError: the loss or gradient is not finite.
+            OSError: the log cannot be written.
         """
         begun = time.perf_counter()
         parts = []
@@ -237,26 +206,29 @@ class PretrainingRun:
         try:
             done = self.trainer.step(*parts)
         except FloatingPointError as error:
-            there = checkpoints_of(self.out)
-            kept = f"The last checkpoint is {there[-1]}." if there else "There is no checkpoint yet."
-            raise FloatingPointError(f"{error} {kept}") from error
-        step, tokens = self.trainer.optimizer.steps, sum(int(part["attention_mask"].sum()) for part in parts)
+            raise FloatingPointError(f"{error} {self._last_checkpoint()}") from error
+        tokens = sum(int(part["attention_mask"].sum()) for part in parts)
         seconds = time.perf_counter() - begun
-        self.log.write(step=step, **done._asdict(), tokens=tokens, seconds=round(seconds, 3))
-        return Progress(step, self.setting.steps, done.loss, tokens, seconds)
+        self.log.write(step=self.steps, **done._asdict(), tokens=tokens, seconds=round(seconds, 3))
+        return Progress(self.steps, self.setting.steps, done.loss, tokens, seconds)
 
     def save(self) -> None:
-        """Measure on what was held out, write a checkpoint, and draw the curve.
+        """Measure on what was held out, draw the curve, and write a checkpoint.
 
         Raises:
-            OSError: it cannot be written; the checkpoints before are as they were.
+            FloatingPointError: the loss on what was held out is not finite.
+            OSError: something cannot be written; the checkpoints before are as they were.
         """
         if self.held_out:
-            loss = round(self._held_out_loss(), 6)
-            self.log.write(step=self.trainer.optimizer.steps, held_out_loss=loss)
+            loss = self._held_out_loss()
+            if not math.isfinite(loss):
+                raise FloatingPointError(
+                    f"The loss on what is held out is {loss} after step {self.steps}. {self._last_checkpoint()}"
+                )
+            self.log.write(step=self.steps, held_out_loss=round(loss, 6))
+        self.log.draw()
         progress = {"place": self.place, "checksum": self.sequences.checksum}
         save_checkpoint(self.out, self.trainer, self.tokenizer, progress, CHECKPOINTS_KEPT)
-        self.log.draw()
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint whose model this run's is.
@@ -266,25 +238,41 @@ class PretrainingRun:
             ValueError: it was trained on other texts, or with another vocabulary.
         """
         progress = restore_checkpoint(checkpoint, self.trainer)
-        if progress["checksum"] != self.sequences.checksum:
+        with reading(checkpoint):
+            checksum, (epoch, done) = progress["checksum"], progress["place"]
+            if not all(type(number) is int and number >= 0 for number in (checksum, epoch, done)):
+                raise ValueError(f"its place in the texts is {epoch!r:.20}, {done!r:.20}")
+        if checksum != self.sequences.checksum:
             raise ValueError(
                 f"The texts or the vocabulary are not those that {self.out} was begun with; choose another directory."
             )
-        self._begin_at(Place(*progress["place"]))
+        self._begin_at(Place(epoch, done))
+
+    def _last_checkpoint(self) -> str:
+        there = checkpoints_of(self.out)
+        return f"The last checkpoint is {there[-1]}." if there else "There is no checkpoint yet."
 
     def _held_out(self, files: Sequence[Path], max_length: int) -> list[dict[str, Any]]:
-        """Batches of what was held out, or of a part of it that does not take long."""
+        """Batches of what was held out, or of a part of it that does not take long.
+
+        Raises:
+            ValueError: it is so little that no token of it is hidden.
+        """
         setting = self.setting
         sequences = sequences_of(documents(files, setting.hold_out_every, held_out=True), self.tokenizer, max_length)
         generator = np.random.default_rng([setting.seed, HELD_OUT_SEED])
-        batches = []
-        tokens = 0
-        for rows, place in rows_of_batches(sequences, setting.batch_tokens, setting.seed, Place()):
-            batches.append(self.masker.batch(sequences, rows, generator))
+        batches: list[dict[str, Any]] = []
+        left, tokens = len(sequences.ends) - 1, 0
+        for rows, _ in rows_of_batches(sequences, setting.batch_tokens, setting.seed, Place()):
+            batches.append(self.masker.batch(sequences, rows[:left], generator))  # each sequence once
+            left -= min(left, len(rows))
             tokens += int(batches[-1]["attention_mask"].sum())
-            if place.epoch > 0 or tokens >= MOST_HELD_OUT_TOKENS:
-                return batches
-        return batches
+            if left == 0 or tokens >= MOST_HELD_OUT_TOKENS:
+                break
+        measured = [batch for batch in batches if (batch["labels"] != IGNORED_LABEL).any()]
+        if not measured:
+            raise ValueError("What is held out is too little to measure on: no token of it was hidden; hold out more.")
+        return measured
 
     def _held_out_loss(self) -> float:
         """The mean over all labels."""
@@ -293,31 +281,55 @@ class PretrainingRun:
         return float(np.average(losses, weights=numbers))
 
 
-def _claim(out: Path, asked: dict[str, Any]) -> None:
-    """Make the directory this run's, unless it is already.
+def _is_begun(out: Path, asked: dict[str, Any]) -> bool:
+    """Whether the directory is this run's already; otherwise it may become so.
 
     Raises:
         ValueError: it is another run's, or holds something else.
+        OSError: it is a file, or cannot be read.
     """
     record = out / RUN_FILE
     if not record.exists():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and not all(map(is_remains, out.iterdir())):
             raise ValueError(f"{out} is not empty, and holds no run to go on with; choose a new directory.")
-        out.mkdir(parents=True, exist_ok=True)
-        with replacing(record) as beside:
-            beside.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
-        return
+        return False
     try:
-        there = json.loads(record.read_text(encoding="utf-8"))
-    except ValueError as error:
+        there = dict(json.loads(record.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{record} is damaged ({error}); choose a new directory.") from error
     for name, value in asked.items():
         if there.get(name) != value:
             raise ValueError(
-                f"{out} holds another run: its {name} is {there.get(name)!r}, and not {value!r}; choose another "
+                f"{out} holds another run: its {name} is {there.get(name)!r:.200}, and not {value!r}; choose another "
                 "directory, or ask for the same."
             )
-    remove_remains(out)
+    return True
+
+
+def _claim(out: Path, asked: dict[str, Any], tokenizer: XLMRobertaTokenizer) -> None:
+    """Make the directory this run's, unless it is already."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / RUN_FILE).exists():
+        with replacing(out / RUN_FILE) as beside:
+            beside.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
+    if not (out / MODEL_FILE).exists():
+        tokenizer.save_vocabulary(out)
+
+
+def _finished(out: Path, dtype: str, num_threads: int | None) -> XLMRobertaForMaskedLM | None:
+    """The model of a run that has come to its end, unless it is still to be saved in this type.
+
+    Raises:
+        ValueError: it cannot be, as there is no checkpoint any more.
+    """
+    if not (out / CONFIG_FILE).exists():  # the last file that is written
+        return None
+    trained: XLMRobertaForMaskedLM = XLMRobertaForMaskedLM.from_pretrained(out, num_threads=num_threads)
+    if trained.dtype == dtype_from_name(dtype):
+        return trained
+    if not checkpoints_of(out):
+        raise ValueError(f"{out} has the finished model in {trained.dtype}, and no checkpoint to make {dtype} from.")
+    return None
 
 
 def _tokenizer(
@@ -330,13 +342,13 @@ def _tokenizer(
 ) -> XLMRobertaTokenizer:
     if vocabulary is None and model is not None:
         return XLMRobertaTokenizer.from_pretrained(model)
-    if vocabulary is None:
-        vocabulary = out / MODEL_FILE
-        if not vocabulary.exists():
-            train_vocabulary(
-                documents(files, setting.hold_out_every), vocabulary, shape.pieces, shape.character_coverage
-            )
-    return XLMRobertaTokenizer.from_pretrained(vocabulary) if vocabulary.is_dir() else XLMRobertaTokenizer(vocabulary)
+    if vocabulary is None and not (out / MODEL_FILE).exists():
+        with tempfile.TemporaryDirectory() as directory:
+            trained = Path(directory, MODEL_FILE)
+            train_vocabulary(documents(files, setting.hold_out_every), trained, shape.pieces, shape.character_coverage)
+            return XLMRobertaTokenizer(trained)
+    path = vocabulary or out / MODEL_FILE
+    return XLMRobertaTokenizer.from_pretrained(path) if path.is_dir() else XLMRobertaTokenizer(path)
 
 
 def _new(
@@ -347,8 +359,11 @@ def _new(
     num_threads: int | None,
 ) -> XLMRobertaForMaskedLM:
     """The model before the first step."""
+    generator = np.random.default_rng([setting.seed, NEW_MODEL_SEED])
     if model is not None:
-        loaded: XLMRobertaForMaskedLM = XLMRobertaForMaskedLM.from_pretrained(model, num_threads=num_threads)
+        loaded: XLMRobertaForMaskedLM = XLMRobertaForMaskedLM.from_pretrained(
+            model, num_threads=num_threads, generator=generator
+        )
         loaded.config.hidden_dropout_prob = loaded.config.attention_probs_dropout_prob = setting.dropout
         return loaded
     config = XLMRobertaConfig(
@@ -363,25 +378,22 @@ def _new(
         hidden_dropout_prob=setting.dropout,
         attention_probs_dropout_prob=setting.dropout,
     )
-    generator = np.random.default_rng([setting.seed, NEW_MODEL_SEED])
     return XLMRobertaForMaskedLM(config, generator=generator, num_threads=num_threads)
 
 
-def _loaded(checkpoint: Path, earlier: Sequence[Path], num_threads: int | None) -> XLMRobertaForMaskedLM:
-    try:
-        return XLMRobertaForMaskedLM.from_pretrained(checkpoint, num_threads=num_threads)
-    except (OSError, ValueError) as error:
-        before = f"go on from {earlier[-1].name}" if earlier else "begin again"
-        raise CheckpointError(f"The checkpoint {checkpoint} is damaged: {error} Remove it to {before}.") from error
+def _check_fits(tokenizer: XLMRobertaTokenizer, config: XLMRobertaConfig) -> None:
+    """Refuse a vocabulary that is not the model's.
 
-
-def _training_setting(setting: PretrainingSetting) -> TrainingSetting:
-    return TrainingSetting(
-        setting.steps,
-        setting.learning_rate,
-        setting.schedule,
-        setting.warmup,
-        setting.max_gradient_norm,
-        AdamWSetting(beta2=setting.beta2, eps=setting.eps, decay=setting.decay),
-        label_smoothing=setting.label_smoothing,
-    )
+    Raises:
+        ValueError: it has more tokens, or another padding token.
+    """
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"The vocabulary has {len(tokenizer):,} tokens, and the model has {config.vocab_size:,}; give the "
+            "vocabulary that belongs to the model."
+        )
+    if config.pad_token_id != tokenizer.pad_token_id:
+        raise ValueError(
+            f"The vocabulary's padding token is {tokenizer.pad_token_id}, and the model's is {config.pad_token_id}; "
+            "give a model in XLM-R's layout."
+        )

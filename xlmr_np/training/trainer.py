@@ -17,6 +17,7 @@ from xlmr_np.training.adamw import AdamW, AdamWSetting, is_decayed
 from xlmr_np.training.clipping import clipping_factor, global_norm
 from xlmr_np.training.lazy_table import LazyTable
 from xlmr_np.training.schedules import SCHEDULES, warmup_steps_of
+from xlmr_np.weights.safetensors_format import release_pages
 
 
 class TrainingSetting(NamedTuple):
@@ -39,6 +40,18 @@ class TrainingSetting(NamedTuple):
     max_gradient_norm: float = 1.0
     adamw: AdamWSetting = AdamWSetting()
     label_smoothing: float = 0.0
+
+    def check(self) -> "TrainingSetting":
+        """The setting itself.
+
+        Raises:
+            ValueError: it names no schedule, a negative warm-up, or a label smoothing that is no share.
+        """
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule={self.schedule!r} is not one of {', '.join(SCHEDULES)}.")
+        check_smoothing(self.label_smoothing)
+        warmup_steps_of(self.warmup, self.total_steps)
+        return self
 
 
 class TrainingStep(NamedTuple):
@@ -75,12 +88,9 @@ class Trainer:
             generator: draws what is dropped; None drops nothing.
 
         Raises:
-            ValueError: the setting names no schedule, a negative warm-up, or a label smoothing that is no share.
+            ValueError: see `TrainingSetting.check`.
         """
-        if setting.schedule not in SCHEDULES:
-            raise ValueError(f"schedule={setting.schedule!r} is not one of {', '.join(SCHEDULES)}.")
-        check_smoothing(setting.label_smoothing)
-        self.model, self.setting = model, setting
+        self.model, self.setting = model, setting.check()
         self.generator = None if generator is None else as_generator(generator)
         self._warmup_steps = warmup_steps_of(setting.warmup, setting.total_steps)
         model.params = trainable(model)
@@ -136,7 +146,10 @@ class Trainer:
 
         Raises:
             ValueError: it is of another model, or of a run with another kind of generator.
+            KeyError, TypeError, OverflowError: it is none.
         """
+        if (self.generator is None) != (state.generator is None):
+            raise ValueError("Only one of this run and that of the state has a generator; go on with the same kind.")
         self.optimizer.restore(state.optimizer)
         if self.generator is not None and state.generator is not None:
             self.generator.bit_generator.state = state.generator
@@ -159,10 +172,13 @@ def trainable(model: TaskModel) -> trees.Tree:
     """
     table = model.params.encoder.embeddings.token
     is_decoder = isinstance(model, LanguageModel) and model.is_tied
-    is_lazy = is_numpy_array(table) and not is_decoder and compute_dtype(table) == table.dtype
-    return trees.map_leaves(
-        lambda leaf: LazyTable(to_numpy(leaf)) if is_lazy and leaf is table else _writable(leaf), model.params
+    is_lazy = isinstance(table, LazyTable) or (is_numpy_array(table) and not is_decoder)  # lazy: trained before
+    params = trees.map_leaves(
+        lambda leaf: LazyTable(np.asarray(leaf, compute_dtype(leaf))) if is_lazy and leaf is table else _writable(leaf),
+        model.params,
     )
+    release_pages(leaf for leaf in trees.leaves(model.params) if is_numpy_array(leaf))
+    return params
 
 
 def _writable(leaf: Array) -> Array:
