@@ -318,12 +318,12 @@ def test_a_checkpoint_without_a_head(run: Run, tmp_path: Path, small_vocabulary:
     "arguments",
     [
         (),
-        ("fill-mask",),
         ("fill-mask", "--model"),
         ("fill-mask", "--model", "x", "--top-k", "many", "<mask>"),
         ("fill-mask", "--model", "x", "--no-such-option", "<mask>"),
         ("no-such-command",),
-        ("info",),
+        ("pretrain",),
+        ("trim-vocab",),
         ("info", "one", "two"),
     ],
 )
