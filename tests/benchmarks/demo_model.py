@@ -1,12 +1,13 @@
 """How well a pretrained model guesses hidden tokens, against counting: `python -m tests.benchmarks.demo_model`.
 
-    python -m tests.benchmarks.demo_model MODEL_DIR TEXT_DIR [--json FILE]
+    python -m tests.benchmarks.demo_model MODEL_DIR TEXT_DIR [--hide words|pieces] [--json FILE]
 
 Takes a model of `xlmr-np pretrain --hold-out-every 20` and the directory with the texts it learned from, whose files
 are named by language (see `LANGUAGES`). Prints, for the model card, the negative log-likelihood per masked token and
 the accuracy by language, on lines that were held out, less those whose text also stands among the lines to learn from.
-15 % of the ordinary tokens are masked, drawn with a fixed seed; all of them are shown as <mask>. At exactly the same
-places two baselines guess, each with the counts of that language alone where it has any:
+15 % of the words are masked, with all their pieces, or of the pieces, one by one; each line is masked in several ways,
+drawn with a fixed seed, and all that is masked is shown as <mask>. At exactly the same places two baselines guess, each
+with the counts of that language alone where it has any:
 
 - frequencies: how often each piece occurs;
 - neighbours: how often it stands between these two neighbours, backing off to a mixture of how often it follows the
@@ -42,6 +43,7 @@ HOLD_OUT_EVERY = 20  # as the model was trained
 ASIDE_EVERY = 20  # lines to learn from on which the baselines' numbers are chosen
 MASKING = MaskingSetting(0.15, masked=1.0, replaced=0.0)
 SEED = 0
+DRAWS = 4  # of what is masked, for each line: some languages have only fifty
 LARGE = 500  # sentences to learn from
 LOGITS = 2**24  # of the model, held at a time
 PROBABILITIES = 2**21  # of a baseline, held at a time
@@ -183,13 +185,13 @@ class Positions(NamedTuple):
 
 
 class Reader:
-    """Turns texts into tokens, as in training, and masks some of them."""
+    """Turns texts into tokens, as in training, and masks some of them: words, or single pieces."""
 
-    def __init__(self, tokenizer: XLMRobertaTokenizer, max_length: int) -> None:
+    def __init__(self, tokenizer: XLMRobertaTokenizer, max_length: int, whole_words: bool = True) -> None:
         tokenizer.model_max_length = None  # longer texts are cut up
         self._tokenizer = tokenizer
         self._max_length = max_length
-        self._masker = Masker(tokenizer, MASKING, whole_words=True)
+        self._masker = Masker(tokenizer, MASKING, whole_words)
         self.is_ordinary: Bool[np.ndarray, " V"] = ~np.isin(np.arange(len(tokenizer)), tokenizer.all_special_ids)
 
     def sequences(self, texts: Sequence[str]) -> Sequences:
@@ -197,11 +199,11 @@ class Reader:
         return sequences_of(texts, self._tokenizer, self._max_length)
 
     def masked(self, texts: Sequence[str]) -> dict[str, Any]:
-        """A batch of all texts, the shortest first; the same texts always give the same one."""
+        """A batch of all texts, some times over, the shortest first; the same texts always give the same one."""
         if not texts:
             return {name: np.zeros((0, 0), np.int64) for name in ("input_ids", "attention_mask", "labels")}
         sequences = self.sequences(texts)
-        by_length = np.argsort(np.diff(sequences.ends), kind="stable")
+        by_length = np.repeat(np.argsort(np.diff(sequences.ends), kind="stable"), DRAWS)
         return self._masker.batch(sequences, by_length, np.random.default_rng(SEED))
 
     def positions(self, batch: dict[str, Any]) -> Positions:
@@ -570,8 +572,10 @@ def has_higher_top1(one: Score, other: Score) -> bool:
     return one.top1 > other.top1
 
 
-def measure(model: XLMRobertaForMaskedLM, tokenizer: XLMRobertaTokenizer, directory: Path) -> Measured:
-    """Have the model and both baselines guess.
+def measure(
+    model: XLMRobertaForMaskedLM, tokenizer: XLMRobertaTokenizer, directory: Path, whole_words: bool = True
+) -> Measured:
+    """Have the model and both baselines guess hidden words, or hidden pieces.
 
     Raises:
         ValueError: the tokenizer is not the model's; there are no texts, or too few to learn from or to measure on.
@@ -582,7 +586,7 @@ def measure(model: XLMRobertaForMaskedLM, tokenizer: XLMRobertaTokenizer, direct
             f"The tokenizer has {len(tokenizer)} tokens and the model {model.config.vocab_size}; give a directory that "
             "holds both of one run."
         )
-    reader = Reader(tokenizer, longest_sequence(model.config))
+    reader = Reader(tokenizer, longest_sequence(model.config), whole_words)
     files = files_by_language(directory)
     training = {code: list(documents(paths, HOLD_OUT_EVERY)) for code, paths in files.items()}
     numbers = chosen_numbers(reader, training)
@@ -717,11 +721,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, metavar="MODEL_DIR", help="the directory of a run, or a checkpoint in it")
     parser.add_argument("texts", type=Path, metavar="TEXT_DIR", help="the directory with the texts it learned from")
+    parser.add_argument("--hide", choices=("words", "pieces"), default="words", help="what to guess (default: words)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write all that was measured")
     options = parser.parse_args(arguments)
     try:
         model = XLMRobertaForMaskedLM.from_pretrained(options.model)
-        measured = measure(model, XLMRobertaTokenizer.from_pretrained(options.model), options.texts)
+        tokenizer = XLMRobertaTokenizer.from_pretrained(options.model)
+        measured = measure(model, tokenizer, options.texts, options.hide == "words")
         print(markdown(measured))
         if options.json:
             with replacing(options.json) as beside:
