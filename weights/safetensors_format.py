@@ -310,9 +310,9 @@ def _view(mapping: mmap.mmap, data_start: int, tensor: TensorHeader) -> np.ndarr
 
 
 def release_pages(arrays: Iterable[np.ndarray]) -> None:
-    """Give back the memory of those files that the arrays are mapped from; what is read again is loaded again."""
+    """Give back the memory of files that arrays are mapped from for reading; what is read again is loaded again."""
     for mapping in {id(array.base): array.base for array in arrays}.values():
-        if isinstance(mapping, mmap.mmap) and hasattr(mapping, "madvise"):
+        if isinstance(mapping, mmap.mmap) and memoryview(mapping).readonly and hasattr(mapping, "madvise"):
             mapping.madvise(mmap.MADV_DONTNEED)
 
 

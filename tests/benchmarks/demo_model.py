@@ -43,7 +43,7 @@ HOLD_OUT_EVERY = 20  # as the model was trained
 ASIDE_EVERY = 20  # lines to learn from on which the baselines' numbers are chosen
 MASKING = MaskingSetting(0.15, masked=1.0, replaced=0.0)
 SEED = 0
-DRAWS = 4  # of what is masked, for each line: some languages have only fifty
+DRAWS = 2  # of what is masked, for each line: some languages have only fifty
 LARGE = 500  # sentences to learn from
 LOGITS = 2**24  # of the model, held at a time
 PROBABILITIES = 2**21  # of a baseline, held at a time
@@ -535,6 +535,7 @@ class Result(NamedTuple):
 class Measured(NamedTuple):
     """All results by language code, and the baselines' numbers by their names."""
 
+    hidden: str  # "words" or "pieces"
     languages: dict[str, Result]
     unmeasured: list[str]  # languages without a masked token
     numbers: dict[str, FrequencyNumbers | NeighbourNumbers]
@@ -573,7 +574,7 @@ def has_higher_top1(one: Score, other: Score) -> bool:
 
 
 def measure(
-    model: XLMRobertaForMaskedLM, tokenizer: XLMRobertaTokenizer, directory: Path, whole_words: bool = True
+    model: XLMRobertaForMaskedLM, tokenizer: XLMRobertaTokenizer, directory: Path, hidden: str = "words"
 ) -> Measured:
     """Have the model and both baselines guess hidden words, or hidden pieces.
 
@@ -586,7 +587,7 @@ def measure(
             f"The tokenizer has {len(tokenizer)} tokens and the model {model.config.vocab_size}; give a directory that "
             "holds both of one run."
         )
-    reader = Reader(tokenizer, longest_sequence(model.config), whole_words)
+    reader = Reader(tokenizer, longest_sequence(model.config), hidden == "words")
     files = files_by_language(directory)
     training = {code: list(documents(paths, HOLD_OUT_EVERY)) for code, paths in files.items()}
     numbers = chosen_numbers(reader, training)
@@ -606,7 +607,7 @@ def measure(
         languages[code] = Result(len(training[code]), len(held_out) - len(kept), answers)
     if not languages:
         raise ValueError(f"No token is masked in the lines that are held out of {directory}; give more texts.")
-    return Measured(languages, unmeasured, numbers)
+    return Measured(hidden, languages, unmeasured, numbers)
 
 
 def statistics_by_language(reader: Reader, texts: dict[str, list[str]]) -> Iterator[tuple[str, Statistics]]:
@@ -661,6 +662,7 @@ def markdown(measured: Measured) -> str:
         f"Of the {len(large)} languages with at least {LARGE} training sentences, the model beats both baselines "
         f"{', and '.join(wins)}.",
         "",
+        f"Hidden were {MASKING.probability:.0%} of the {measured.hidden}, drawn {DRAWS} times for each line. "
         f"{measured.together.left_out} held-out sentences were left out, as their text is among the training sentences "
         f"too. The baselines' numbers, chosen on every {ASIDE_EVERY}th training sentence: "
         + "; ".join(f"{name}: {_listed(numbers)}" for name, numbers in measured.numbers.items())
@@ -701,7 +703,7 @@ def facts(measured: Measured) -> dict[str, Any]:
         }
 
     return {
-        "masking": {**MASKING._asdict(), "seed": SEED},
+        "masking": {"hidden": measured.hidden, **MASKING._asdict(), "seed": SEED, "draws": DRAWS},
         "hold_out_every": HOLD_OUT_EVERY,
         "numbers": {name: numbers._asdict() for name, numbers in measured.numbers.items()},
         "together": of(measured.together),
@@ -727,7 +729,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         model = XLMRobertaForMaskedLM.from_pretrained(options.model)
         tokenizer = XLMRobertaTokenizer.from_pretrained(options.model)
-        measured = measure(model, tokenizer, options.texts, options.hide == "words")
+        measured = measure(model, tokenizer, options.texts, options.hide)
         print(markdown(measured))
         if options.json:
             with replacing(options.json) as beside:

@@ -402,6 +402,7 @@ def result(sentences: int, *scores: tuple[float, int]) -> Result:
 
 
 MEASURED = Measured(
+    "words",
     {
         "af": result(LARGE, (1.0, 0), (3.0, 4), (2.0, 4)),
         "da": result(LARGE, (2.0, 0), (3.0, 4), (2.0, 0)),
@@ -422,7 +423,7 @@ def test_the_table_has_a_row_for_each_language_and_for_all() -> None:
         "Of the 3 languages with at least 500 training sentences, the model beats both baselines in nats per masked "
         "token in 1 (not in Danish, German), and in top-1 accuracy in 1 (not in Danish, German)."
     )
-    assert lines[10].startswith("0 held-out sentences were left out")
+    assert lines[10].startswith("Hidden were 15% of the words, drawn 2 times for each line. 0 held-out sentences")
     assert "frequencies: everyone 0.10, language 0.20; neighbours: everyone 0.10" in lines[10]
     assert "left_weight 0.70." in lines[10]
 

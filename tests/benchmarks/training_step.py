@@ -49,7 +49,7 @@ model = getattr(xlmr_np, class_name).from_pretrained(source)
 generator = np.random.default_rng(0) if way in ("dropout", "whole") else None
 if way == "whole":
     from xlmr_np.training.trainer import AdamWSetting, Trainer, TrainingSetting
-    trainer = Trainer(model, TrainingSetting(100, 5e-5, warmup=2, adamw=AdamWSetting(decay=0.01)), generator)
+    trainer = Trainer(model, TrainingSetting(100, 5e-5, warmup=2, adamw=AdamWSetting(weight_decay=0.01)), generator)
 def step():
     if way == "whole":
         return trainer.step({"input_ids": ids, "labels": labels}).loss

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import resource
 import shutil
 import signal
@@ -18,14 +19,21 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 import transformers
+from filelock import FileLock
 
 import xlmr_np
 from tests.cli.finished import Finished, Run, assert_bad_input, assert_harmless
+from tests.pipelines.saved_models import save_fill_mask_model
+from tests.training.runs import TINY_SHAPE, contents
 from tests.training.texts import sentences
 from xlmr_np import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel, XLMRobertaTokenizer
+from xlmr_np.training import pretraining
+from xlmr_np.training.pretraining import ModelShape, PretrainingSetting, Progress
+from xlmr_np.training.trainer import Trainer
 from xlmr_np.weights.safetensors_format import read_safetensors
 
-SHAPE = ["--layers", "1", "--width", "16", "--heads", "2", "--feed-forward", "24", "--max-length", "24"]
+OF_NEW_MODELS = ("layers", "hidden_size", "heads", "feed_forward", "max_length")
+SHAPE = [f"--{name.replace('_', '-')}={getattr(TINY_SHAPE, name)}" for name in OF_NEW_MODELS]
 TRAINING = ["--batch-tokens", "96", "--hold-out-every", "40", "--checkpoint-every", "3", "--threads", "1"]
 LEARNING = ["--learning-rate", "1e-2", "--warmup", "1"]
 
@@ -42,6 +50,20 @@ def count(event, arguments):
             os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(count)
 sys.exit(main(sys.argv[3:]))
+"""
+
+# One that kills itself when it is about to take the Nth step.
+KILLED_BEFORE = """
+import os, signal, sys
+from xlmr_np.cli import main
+from xlmr_np.training.trainer import Trainer
+take = Trainer.step
+def step(self, *batches):
+    if self.optimizer.steps + 1 == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return take(self, *batches)
+Trainer.step = step
+sys.exit(main(sys.argv[2:]))
 """
 
 
@@ -91,16 +113,12 @@ def log_of(out: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in line.items() if name != "seconds"} for line in lines]
 
 
-def contents(directory: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-
-
 def assert_same_run(out: Path, whole: Path) -> None:
     """The same losses, and the same files to the last byte; nothing else is left."""
     assert log_of(out) == log_of(whole)
-    ours, theirs = contents(out), contents(whole)
+    ours, theirs = contents(out, "log.jsonl"), contents(whole, "log.jsonl")
     assert ours.keys() == theirs.keys()
-    for name in ours.keys() - {"log.jsonl"}:
+    for name in ours:
         assert ours[name] == theirs[name], name
 
 
@@ -128,18 +146,24 @@ def test_the_whole_run_shows_what_it_should(whole: Path) -> None:
 def test_a_run_that_is_killed_at_any_moment_is_the_run_that_never_was(texts: list[str], out: Path, whole: Path) -> None:
     """Right after the start, while the vocabulary is trained, and three times between steps."""
     arguments = command(texts, out, *KILLED_RUN)
-    for moment in (0.05, 0.3, 0.45):
+    statuses = []
+    for moment in (0.02, 0.3, 0.45):
         process = process_of(arguments)
         time.sleep(moment)
         process.kill()
-        finished(process)
+        statuses.append(finished(process).status)
     for step in (2, 5, 8):
         process = process_of(arguments)
         while process.poll() is None and not has_logged(out, step):
             time.sleep(0.001)
         process.kill()
-        finished(process)
-    assert finished(process_of(arguments)) == (0, f"{out} has the model, after 10 steps\n", "") or is_finished(out)
+        statuses.append(finished(process).status)
+    assert -signal.SIGKILL in statuses
+    assert set(statuses) <= {0, -signal.SIGKILL}  # on a fast machine it may be done before
+    status, printed, err = finished(process_of(arguments))
+    assert (status, err) == (0, "")
+    said = f"{out} has the model, after 10 steps"
+    assert printed in (f"{said}\n", f"{said}; they had been taken before\n")
     assert_same_run(out, whole)
 
 
@@ -148,12 +172,13 @@ def has_logged(out: Path, step: int) -> bool:
     return path.exists() and f'"step": {step},' in path.read_text(encoding="utf-8")
 
 
-def is_finished(out: Path) -> bool:
-    return (out / "config.json").exists()
-
-
 def killed_at(moment: int, arguments: list[str], out: Path) -> int:
     script = [sys.executable, "-c", KILLED_AT, str(moment), str(out), *arguments]
+    return subprocess.run(script, capture_output=True, timeout=120).returncode
+
+
+def killed_before(step: int, arguments: list[str]) -> int:
+    script = [sys.executable, "-c", KILLED_BEFORE, str(step), *arguments]
     return subprocess.run(script, capture_output=True, timeout=120).returncode
 
 
@@ -188,22 +213,17 @@ def test_a_run_that_is_killed_at_each_of_its_writes(texts: list[str], tmp_path: 
 def test_a_disk_that_fills_up(texts: list[str], out: Path, whole: Path) -> None:
     """A real limit on the size of files, for a run that has a checkpoint already."""
     arguments = command(texts, out, *KILLED_RUN)
-    process = process_of(arguments)
-    while not (out / "checkpoint-3").exists() and process.poll() is None:
-        time.sleep(0.001)
-    process.kill()
-    finished(process)
-    there = sorted(path.name for path in out.glob("checkpoint-*"))[-1]
+    assert killed_before(5, arguments) == -signal.SIGKILL
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-3"]
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (9_000, 9_000))
 
     status, printed, err = finished(process_of(arguments, preexec_fn=limit))
     assert (status, printed) == (2, "")
-    assert err.startswith(f"xlmr-np: {out}/checkpoint-")
-    assert err.endswith(": File too large\n")
-    assert sorted(path.name for path in out.glob("checkpoint-*")) == [there]
-    assert list(out.glob(".*")) == []
+    assert err == f"xlmr-np: {out}/checkpoint-6: File too large\n"
+    assert [path.name for path in out.glob("checkpoint-*")] == ["checkpoint-3"]
+    assert [path.name for path in out.glob(".*")] == [".lock"]
     assert finished(process_of(arguments)).status == 0
     assert_same_run(out, whole)
 
@@ -240,6 +260,20 @@ def test_a_finished_run_needs_no_checkpoints(pretrain: Callable[..., Finished], 
     before = contents(out)
     assert pretrain().out.endswith("; they had been taken before\n")
     assert_bad_input(pretrain("--dtype", "float16"), "the finished model in float32, and no checkpoint to make float16")
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+@pytest.mark.parametrize("content", [b"", b"{", None])
+def test_a_finished_model_that_is_damaged_is_saved_again(
+    name: str, content: bytes | None, pretrain: Callable[..., Finished], out: Path
+) -> None:
+    pretrain()
+    before = contents(out)
+    (out / name).unlink()
+    if content is not None:
+        (out / name).write_bytes(content)
+    assert pretrain() == (0, f"{out} has the model, after 4 steps; they had been taken before\n", "")
     assert contents(out) == before
 
 
@@ -283,12 +317,12 @@ def test_each_option_changes_the_run(pretrain: Callable[..., Finished], out: Pat
         "",
         "--whole-words",
         "--label-smoothing 0.1",
-        "--masked 0.4",
+        "--mlm-probability 0.4",
         "--seed 1",
         "--dropout 0",
         "--batches 2",
         "--batch-tokens 50",
-        "--decay 0.9",
+        "--weight-decay 0.9",
         "--learning-rate 0.1",
         "--schedule constant",
         "--schedule cosine",
@@ -311,6 +345,49 @@ def test_a_model_is_pretrained_further(
     held_out = [line["held_out_loss"] for line in log_of(out) if "held_out_loss" in line]
     assert held_out[-1] < held_out[0] - 0.1
     assert contents(Path(model)) == before
+
+
+def test_a_model_is_needed_at_the_start_only(
+    pretrain: Callable[..., Finished], model: str, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = ["--model", str(shutil.copytree(model, tmp_path / "start"))]
+    arguments = ["--steps", "6", "--checkpoint-every", "1"]
+    assert pretrain(*arguments, shape=shape).status == 0
+    whole = out.rename(tmp_path / "whole")
+    interrupted(pretrain, out, monkeypatch, shape=shape)
+    shutil.rmtree(tmp_path / "start")
+    assert pretrain(*arguments, shape=shape) == (0, f"{out} has the model, after 6 steps\n", "")
+    assert_same_run(out, whole)
+
+
+def test_a_model_may_have_a_larger_table_than_its_vocabulary(
+    pretrain: Callable[..., Finished], small_vocabulary: Path, tmp_path: Path, out: Path
+) -> None:
+    """As tables are padded to round numbers of rows."""
+    save_fill_mask_model(tmp_path / "padded", small_vocabulary, vocab_size=488)
+    assert pretrain(shape=["--model", str(tmp_path / "padded")]).status == 0
+    assert XLMRobertaForMaskedLM.from_pretrained(out).config.vocab_size == 488
+
+
+def test_a_batch_is_all_texts_at_most(pretrain: Callable[..., Finished], out: Path) -> None:
+    assert pretrain("--batch-tokens", str(10**15)).status == 0
+    tokens = [line["tokens"] for line in log_of(out) if "tokens" in line]
+    assert len(tokens) == 4
+    assert len(set(tokens)) == 1
+    assert tokens[0] > 300 * 3
+
+
+def test_the_defaults_that_are_named_are_those_of_the_records(run: Run) -> None:
+    shown = " ".join(run("pretrain", "--help").out.split())
+    named = dict(re.findall(r"--([a-z-]+) (?:(?!--)[^()])*\(default: ([^)]+)\)", shown))
+    assert (named.pop("threads"), named.pop("dtype")) == ("all processors", "float32")
+    defaults = {**PretrainingSetting._field_defaults, **ModelShape._field_defaults}
+    for name in ("whole_words", "hold_out_every", "beta2", "eps"):  # nothing unless asked for, and what is no option
+        del defaults[name]
+    assert {name.replace("-", "_") for name in named} == defaults.keys()
+    for name, value in named.items():
+        default = defaults[name.replace("-", "_")]
+        assert type(default)(value) == default, name
 
 
 def test_a_head_that_a_model_lacks_is_the_same_each_time(
@@ -340,7 +417,7 @@ NONSENSE = {
     "--pieces": ["0", "-5", "3", "1000000"],
     "--character-coverage": ["0", "1.1", "nan"],
     "--layers": ["0"],
-    "--width": ["0", "15"],
+    "--hidden-size": ["0", "15"],
     "--heads": ["0", "3", "-2"],
     "--feed-forward": ["0"],
     "--max-length": ["2", "0", "-1"],
@@ -349,10 +426,10 @@ NONSENSE = {
     "--learning-rate": ["0", "-1", "nan", "inf"],
     "--schedule": ["sawtooth"],
     "--warmup": ["-1", "nan", "inf"],
-    "--decay": ["-0.1", "nan", "inf"],
+    "--weight-decay": ["-0.1", "nan", "inf"],
     "--max-gradient-norm": ["0", "-1", "nan"],
     "--dropout": ["-0.1", "1", "nan"],
-    "--masked": ["0", "-0.1", "1.1", "nan"],
+    "--mlm-probability": ["0", "-0.1", "1.1", "nan"],
     "--label-smoothing": ["-0.1", "1", "nan"],
     "--hold-out-every": ["-1", "1", "100000"],
     "--checkpoint-every": ["0", "-3"],
@@ -383,11 +460,19 @@ def test_a_model_has_its_own_shape(pretrain: Callable[..., Finished], model: str
     assert not out.exists()
 
 
-def test_a_vocabulary_has_no_more_tokens_than_the_model(
-    pretrain: Callable[..., Finished], whole: Path, small_vocabulary: Path, out: Path
+def test_a_vocabulary_has_as_many_tokens_as_the_model(
+    pretrain: Callable[..., Finished], whole: Path, model: str, small_vocabulary: Path, out: Path
 ) -> None:
     finished = pretrain(shape=["--model", str(whole), "--vocabulary", str(small_vocabulary)])
     assert_bad_input(finished, "The vocabulary has 482 tokens, and the model has 122; give the vocabulary that belongs")
+    finished = pretrain(shape=["--model", model, "--vocabulary", str(whole)])
+    assert_bad_input(finished, "The vocabulary has 122 tokens, and the model has 482; give none to use the model's own")
+    assert not out.exists()
+
+
+def test_standard_input_is_no_file(run: Run, out: Path) -> None:
+    finished = run("pretrain", "-", "--out", str(out), "--steps", "4", stdin=b"a text\n")
+    assert_bad_input(finished, "- can be read only once, and texts are read several times; give files")
     assert not out.exists()
 
 
@@ -445,7 +530,7 @@ def test_another_run_is_refused(pretrain: Callable[..., Finished], model: str, o
         "--pieces": "301",
         "--character-coverage": "0.99",
         "--layers": "2",
-        "--width": "18",
+        "--hidden-size": "18",
         "--heads": "4",
         "--feed-forward": "23",
         "--max-length": "23",
@@ -454,10 +539,10 @@ def test_another_run_is_refused(pretrain: Callable[..., Finished], model: str, o
         "--learning-rate": "0.02",
         "--schedule": "cosine",
         "--warmup": "3",
-        "--decay": "0.02",
+        "--weight-decay": "0.02",
         "--max-gradient-norm": "2",
         "--dropout": "0.2",
-        "--masked": "0.2",
+        "--mlm-probability": "0.2",
         "--label-smoothing": "0.1",
         "--hold-out-every": "8",
         "--checkpoint-every": "4",
@@ -481,6 +566,7 @@ def test_an_empty_directory_is_taken(pretrain: Callable[..., Finished], out: Pat
     out.mkdir()
     (out / ".run.json.4711.partial").write_text("{", encoding="utf-8")  # killed right at the start
     assert pretrain().status == 0
+    assert [path.name for path in out.glob(".*")] == [".lock"]
 
 
 def test_a_file_is_no_directory(pretrain: Callable[..., Finished], out: Path) -> None:
@@ -497,10 +583,14 @@ def test_a_damaged_record_is_named(record: str, pretrain: Callable[..., Finished
     assert contents(out) == {"run.json": record.encode()}
 
 
-def interrupted(pretrain: Callable[..., Finished], out: Path, monkeypatch: pytest.MonkeyPatch, at: int = 4) -> None:
-    """A run of six steps that stops before that one."""
-    from xlmr_np.training.trainer import Trainer
-
+def interrupted(
+    pretrain: Callable[..., Finished],
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    at: int = 4,
+    shape: list[str] | None = None,
+) -> None:
+    """A run of six steps that stops before that one, with a checkpoint of each of the two before."""
     step = Trainer.step
 
     def stopping(self: Trainer, *batches: dict[str, Any]) -> Any:
@@ -510,24 +600,123 @@ def interrupted(pretrain: Callable[..., Finished], out: Path, monkeypatch: pytes
 
     with monkeypatch.context() as patched:
         patched.setattr(Trainer, "step", stopping)
-        assert pretrain("--steps", "6", "--checkpoint-every", "1").status == 130
-    assert sorted(path.name for path in out.glob("checkpoint-*")) == [f"checkpoint-{at - 2}", f"checkpoint-{at - 1}"]
+        assert pretrain("--steps", "6", "--checkpoint-every", "1", shape=shape).status == 130
+    assert {path.name for path in out.glob("checkpoint-*")} == {f"checkpoint-{n}" for n in (at - 2, at - 1) if n > 0}
 
 
-def test_other_texts_are_refused(
+@pytest.mark.parametrize("at", [None, 1, 4])
+def test_other_texts_and_vocabularies_are_refused(
+    at: int | None,
     pretrain: Callable[..., Finished],
     run: Run,
+    texts: list[str],
+    small_vocabulary: Path,
+    whole: Path,
+    tmp_path: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whether the run is finished, or was stopped before its first checkpoint, or after it."""
+    same = ["--steps", "6", "--checkpoint-every", "1"]
+    if at is None:
+        assert pretrain(*same).status == 0
+    else:
+        interrupted(pretrain, out, monkeypatch, at)
+    before = contents(out)
+    changed = tmp_path / "changed.txt"
+    changed.write_bytes(Path(texts[1]).read_bytes() + b"\na text more")
+    start = ["--vocabulary", str(small_vocabulary), *SHAPE, *TRAINING, *LEARNING]
+    for others in (texts[:1], texts[::-1], [texts[0], str(changed)]):
+        refused = run("pretrain", *others, "--out", str(out), *start, *same)
+        assert_bad_input(refused, "holds another run: its checksum of the texts is .* choose another directory")
+    vocabulary = ["--vocabulary", str(whole / "sentencepiece.bpe.model")]
+    for shape in ([*vocabulary, *SHAPE], SHAPE):
+        refused = pretrain(*same, shape=shape)
+        assert_bad_input(refused, "holds another run: its checksum of the vocabulary is .* choose another directory")
+    assert contents(out) == before
+    moved = shutil.copy(small_vocabulary, tmp_path / "moved.model")
+    assert pretrain(*same, shape=["--vocabulary", str(moved), *SHAPE]).status == 0
+    assert len(losses_of(out)) == 6
+
+
+def test_a_checkpoint_of_other_texts_is_refused(
+    pretrain: Callable[..., Finished], run: Run, texts: list[str], small_vocabulary: Path, tmp_path: Path, out: Path
+) -> None:
+    """Which somebody has put there."""
+    start = ["--vocabulary", str(small_vocabulary), *SHAPE, *TRAINING, *LEARNING]
+    pretrain("--steps", "3")
+    assert run("pretrain", texts[0], "--out", str(tmp_path / "other"), "--steps", "3", *start).status == 0
+    (out / "config.json").unlink()
+    shutil.rmtree(out / "checkpoint-3")
+    (tmp_path / "other" / "checkpoint-3").rename(out / "checkpoint-3")
+    before = contents(out)
+    assert_bad_input(pretrain("--steps", "3"), "The texts or the vocabulary are not those that .* choose another")
+    assert contents(out) == before
+
+
+def test_two_processes_are_never_at_work_in_one_directory(
+    pretrain: Callable[..., Finished],
     texts: list[str],
     small_vocabulary: Path,
     out: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    interrupted(pretrain, out, monkeypatch)
+    """The second begins in the midst of the first, which is not disturbed."""
+    arguments = command(texts, out, "--steps", "4", "--vocabulary", str(small_vocabulary))
+    step, seconds = Trainer.step, []
+
+    def joined(self: Trainer, *batches: dict[str, Any]) -> Any:
+        if self.optimizer.steps in (0, 3):
+            seconds.append(finished(process_of(arguments)))
+        return step(self, *batches)
+
+    monkeypatch.setattr(Trainer, "step", joined)
+    assert pretrain() == (0, f"{out} has the model, after 4 steps\n", "")
+    assert len(seconds) == 2
+    for second in seconds:
+        assert_bad_input(second, f"Another process is at work in {out}; wait for it, or choose another directory")
+    assert [line["step"] for line in log_of(out) if "loss" in line] == [1, 2, 3, 4]
+    assert pretrain().out.endswith("; they had been taken before\n")
+
+
+def test_the_lock_is_asked_before_anything_is_changed(pretrain: Callable[..., Finished], out: Path) -> None:
+    """In a directory that is empty so far, and in one of a run with what a killed process has left."""
+    out.mkdir()
+    with FileLock(out / ".lock"):
+        assert_bad_input(pretrain(), "Another process is at work in")
+        assert contents(out) == {".lock": b""}
+    assert pretrain().status == 0
+    (out / ".model.safetensors.4711.partial").write_bytes(b"half of it")
+    (out / "config.json").unlink()
     before = contents(out)
-    start = ["--vocabulary", str(small_vocabulary), *SHAPE, *TRAINING, *LEARNING, "--checkpoint-every", "1"]
-    for others in (texts[:1], texts[::-1]):
-        changed = run("pretrain", *others, "--out", str(out), "--steps", "6", *start)
-        assert_bad_input(changed, "The texts or the vocabulary are not those that .* choose another directory")
+    with FileLock(out / ".lock"):
+        assert_bad_input(pretrain(), "Another process is at work in")
+    assert contents(out) == before
+    assert pretrain().status == 0
+    assert not (out / ".model.safetensors.4711.partial").exists()
+
+
+def test_two_processes_that_begin_at_the_same_moment(
+    pretrain: Callable[..., Finished],
+    texts: list[str],
+    small_vocabulary: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other one begins, and ends, after this one has found no directory."""
+    arguments = command(texts, out, "--steps", "4", "--vocabulary", str(small_vocabulary))
+    new, others = pretraining._new, []
+
+    def late(*given: Any) -> Any:
+        others.append(finished(process_of(arguments)))
+        return new(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pretraining, "_new", late)
+        assert_bad_input(pretrain(), "Another process has begun this run in .* at the same time; start again to go on")
+    assert others == [(0, f"{out} has the model, after 4 steps\n", "")]
+    before = contents(out)
+    assert pretrain().out.endswith("; they had been taken before\n")
     assert contents(out) == before
 
 
@@ -568,8 +757,6 @@ def test_a_place_that_is_none_is_damage(
 @pytest.fixture(scope="module")
 def whole_interrupted(tmp_path_factory: pytest.TempPathFactory, texts: list[str], small_vocabulary: Path) -> Path:
     """A run of six steps with the checkpoints 2 and 3."""
-    from xlmr_np.training.pretraining import ModelShape, PretrainingSetting, Progress, pretrain
-
     out = tmp_path_factory.mktemp("interrupted") / "out"
 
     def report(progress: Progress) -> None:
@@ -577,10 +764,9 @@ def whole_interrupted(tmp_path_factory: pytest.TempPathFactory, texts: list[str]
             raise KeyboardInterrupt
 
     setting = PretrainingSetting(6, 96, 1, 1e-2, warmup=1.0, hold_out_every=40, checkpoint_every=1)
-    shape = ModelShape(layers=1, width=16, heads=2, feed_forward=24, max_length=24)
     files = [Path(text) for text in texts]
     with pytest.raises(KeyboardInterrupt):
-        pretrain(files, out, setting, shape, vocabulary=small_vocabulary, num_threads=1, report=report)
+        pretraining.pretrain(files, out, setting, TINY_SHAPE, vocabulary=small_vocabulary, num_threads=1, report=report)
     return out
 
 
@@ -612,8 +798,6 @@ def test_a_loss_that_becomes_no_number_leaves_the_last_checkpoint(
     pretrain: Callable[..., Finished], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It still loads, and the run goes on from it."""
-    from xlmr_np.training.trainer import Trainer
-
     step = Trainer.step
 
     def overflowing(self: Trainer, *batches: dict[str, Any]) -> Any:
@@ -629,6 +813,33 @@ def test_a_loss_that_becomes_no_number_leaves_the_last_checkpoint(
     assert XLMRobertaForMaskedLM.from_pretrained(out / "checkpoint-3").load_report.is_as_expected
     assert pretrain("--steps", "6", "--batches", "2").status == 0
     assert [line["step"] for line in log_of(out) if "loss" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_gradient_that_becomes_no_number_leaves_the_last_checkpoint(
+    pretrain: Callable[..., Finished], out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The message says where in the texts that was."""
+    computed, losses = XLMRobertaForMaskedLM.loss_and_gradients, []
+
+    def overflowing(self: XLMRobertaForMaskedLM, *given: Any, **named: Any) -> Any:
+        output, gradients = computed(self, *given, **named)
+        losses.append(float(output.loss))
+        if len(losses) == 10:
+            self.named(gradients)["lm_head.bias"][3] = np.inf
+        return output, gradients
+
+    with monkeypatch.context() as patched:
+        patched.setattr(XLMRobertaForMaskedLM, "loss_and_gradients", overflowing)
+        finished = pretrain("--steps", "6", "--batches", "2")
+    assert_bad_input(
+        finished,
+        "The norm of the gradient of batch 2 of step 5 is inf; nothing was updated.* It ends at sequence [1-9][0-9]* "
+        f"of round 1 through the texts. The last checkpoint is {out}/checkpoint-3: in a new directory, --model goes on",
+    )
+    assert len(losses) == 10
+    assert np.isfinite(losses).all()
+    assert [line["step"] for line in log_of(out) if "loss" in line] == [1, 2, 3, 4]
+    assert pretrain("--steps", "6", "--batches", "2").status == 0
 
 
 def test_a_rate_beyond_all_measure_is_one_line(texts: list[str], small_vocabulary: Path, out: Path) -> None:

@@ -104,7 +104,7 @@ def test_without_labels_the_loss_is_zero(class_name: str, caplog: pytest.LogCapt
     for name, gradient in model.named(gradients).items():
         dense = gradient.to_dense() if hasattr(gradient, "to_dense") else gradient
         assert not np.asarray(dense).any(), name
-    assert "left out" in caplog.text or "-100" in caplog.text
+    assert "Every label is left out, so that the loss is 0." in caplog.text
 
 
 def test_a_loss_needs_labels() -> None:
@@ -116,18 +116,15 @@ def test_a_loss_needs_labels() -> None:
         model_of(MASKED).loss(**batch_of([4], 1.0), output_attentions=True)
 
 
-@pytest.mark.parametrize("class_name", [MASKED])
 @pytest.mark.parametrize("share", [0.0, 0.15, 1.0])
 @pytest.mark.parametrize(("dropout", "attention_dropout"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.3), (0.3, 0.3)])
-def test_gradients_are_those_of_all_hidden_states(
-    class_name: str, share: float, dropout: float, attention_dropout: float
-) -> None:
+def test_gradients_are_those_of_all_hidden_states(share: float, dropout: float, attention_dropout: float) -> None:
     """The eager layout computes all of them; what is dropped must be the same in both."""
     rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": attention_dropout}
     batch = batch_of([9, 4, 7, 1], share, seed=3)
     results = []
     for attention in (EAGER, PACKED):
-        model = model_of(class_name, attention, **rates)
+        model = model_of(MASKED, attention, **rates)
         output, gradients = model.loss_and_gradients(np.random.default_rng(7), **batch)
         results.append((float(output.loss), model.named(gradients)))
     (eager_loss, eager), (packed_loss, packed) = results

@@ -1,5 +1,6 @@
 """AdamW against torch's, and lazy tables against dense ones."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -50,7 +51,10 @@ def own(dtype: str = "float64", is_lazy: bool = False) -> Params:
 
 def test_updates_are_those_of_torch() -> None:
     tensors = [torch.tensor(each, requires_grad=True) for each in START]
-    groups = [{"params": tensors[:2], "weight_decay": SETTING.decay}, {"params": tensors[2:], "weight_decay": 0.0}]
+    groups = [
+        {"params": tensors[:2], "weight_decay": SETTING.weight_decay},
+        {"params": tensors[2:], "weight_decay": 0.0},
+    ]
     theirs = torch.optim.AdamW(groups, betas=SETTING[:2], eps=SETTING.eps)
     params = own()
     ours = AdamW(params, DECAYS, SETTING, Threads(2))
@@ -128,6 +132,20 @@ def test_a_run_that_goes_on_is_the_run_that_was_never_interrupted() -> None:
             again.update(gradients_of(step), rate_of(step))
     for our, their in zip(saved[0], params, strict=True):
         np.testing.assert_array_equal(our, their)
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    array = array.copy()
+    array.flags.writeable = False
+    return array
+
+
+@pytest.mark.parametrize("change", [np.asfortranarray, read_only, lambda array: np.repeat(array, 2, 1)[:, ::2]])
+def test_arrays_that_updates_would_miss_are_refused(change: Callable[[np.ndarray], np.ndarray]) -> None:
+    params = own()
+    params = params._replace(weight=change(params.weight))
+    with pytest.raises(ValueError, match=r"A parameter of shape \(7, 600\) is no writable array in C order"):
+        AdamW(params, DECAYS, SETTING, Threads(1))
 
 
 def test_the_state_of_another_model_is_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.training.texts import sentences
+from tests.training.texts import LANGUAGES, sentences
 from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.training.batches import Masker, Place, Sequences, rows_of_batches, sequences_of
 from xlmr_np.training.masking import MaskingSetting
@@ -16,6 +16,7 @@ from xlmr_np.training.masking import MaskingSetting
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=40)
 BUDGET = st.integers(1, 80)
 SEED = st.integers(0, 3)
+CHINESE = LANGUAGES[-1]
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +79,8 @@ def test_rounds_and_seeds_have_their_own_orders() -> None:
 
 @given(words=st.lists(st.integers(0, 9), min_size=1, max_size=9), max_length=st.integers(3, 20))
 def test_windows_are_together_the_ids_of_their_document(
-    words: list[int], max_length: int, small_vocabulary: Path
+    words: list[int], max_length: int, tokenizer: XLMRobertaTokenizer
 ) -> None:
-    tokenizer = shared(small_vocabulary)
     texts = [" ".join(sentences(number, seed=number)) for number in words]
     texts.append("the cat")
     sequences = sequences_of(iter(texts), tokenizer, max_length)
@@ -96,13 +96,6 @@ def test_windows_are_together_the_ids_of_their_document(
             joined += middle
         assert joined == ids
     assert windows == []
-
-
-_tokenizers: dict[Path, XLMRobertaTokenizer] = {}
-
-
-def shared(vocabulary: Path) -> XLMRobertaTokenizer:
-    return _tokenizers.setdefault(vocabulary, XLMRobertaTokenizer(vocabulary))
 
 
 def test_sequences_need_tokens_and_room_for_them(tokenizer: XLMRobertaTokenizer) -> None:
@@ -159,6 +152,7 @@ def test_a_batch_is_its_sequences_with_some_tokens_hidden(tokenizer: XLMRobertaT
 
 
 def test_words_are_hidden_whole(tokenizer: XLMRobertaTokenizer) -> None:
+    """A piece of Chinese, which has no spaces, is a word of its own."""
     sequences = sequences_of(sentences(80), tokenizer, 200)
     rows = np.arange(len(sequences.ends) - 1)
     labels = Masker(tokenizer, MaskingSetting(0.3), True).batch(sequences, rows, np.random.default_rng(0))["labels"]
@@ -166,7 +160,7 @@ def test_words_are_hidden_whole(tokenizer: XLMRobertaTokenizer) -> None:
     for row in rows:
         ids = sequences.ids[sequences.ends[row] : sequences.ends[row + 1]]
         tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
-        number = np.cumsum([token.startswith("▁") or token in ("<s>", "</s>", "<unk>") for token in tokens])
+        number = np.cumsum([token.startswith(("▁", "<", *CHINESE)) for token in tokens])  # < as special ones do
         for word in range(2, number[-1]):  # neither <s> nor </s>
             is_chosen = labels[row, : len(ids)][(number == word) & (ids != 3)] != -100
             assert is_chosen.all() or not is_chosen.any()

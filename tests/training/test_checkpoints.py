@@ -12,10 +12,11 @@ import pytest
 import xlmr_np
 from tests.reference_models import TINY
 from tests.training.full_disk import FullDisk
+from tests.training.test_adamw import DECAYS, gradients_of, own, rate_of
+from tests.training.test_adamw import SETTING as ADAMW
 from tests.training.test_trainer import batch_of
 from xlmr_np import XLMRobertaConfig, trees
 from xlmr_np.ops.threads import Threads
-from xlmr_np.row_sparse import RowSparse
 from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.training.adamw import AdamW, AdamWSetting
 from xlmr_np.training.checkpoints import (
@@ -33,7 +34,7 @@ from xlmr_np.weights.errors import CheckpointError
 from xlmr_np.weights.safetensors_format import read_safetensors, write_safetensors
 
 MASKED, SEQUENCE = "XLMRobertaForMaskedLM", "XLMRobertaForSequenceClassification"
-SETTING = TrainingSetting(12, learning_rate=1e-2, warmup=2, adamw=AdamWSetting(decay=0.1))
+SETTING = TrainingSetting(12, learning_rate=1e-2, warmup=2, adamw=AdamWSetting(weight_decay=0.1))
 TABLE = "roberta.embeddings.word_embeddings.weight"
 STEPS, SAVED = 6, (2, 4)
 
@@ -151,21 +152,16 @@ def test_a_chain_of_stopped_runs(tmp_path: Path, elsewhere: Path, tokenizer: XLM
 @pytest.mark.parametrize("saved_every", [1, 4, 7])
 def test_lazy_rows_equal_dense_ones_with_saves_in_between(saved_every: int) -> None:
     """To 1e-12 relative in float64, at every step, for each way of reading."""
-    start = np.random.default_rng(0).normal(size=(30, 4))
-    setting = AdamWSetting(0.9, 0.98, 1e-7, 0.1)
-    dense, lazy = (start.copy(),), (LazyTable(start.copy()),)
-    optimizers = [AdamW(params, (True,), setting, Threads(1)) for params in (dense, lazy)]
+    dense, lazy = own(), own(is_lazy=True)
+    optimizers = [AdamW(params, DECAYS, ADAMW, Threads(1)) for params in (dense, lazy)]
     for step in range(40):
-        random = np.random.default_rng(step)
-        index = np.unique(random.integers(0, min(20, 2 + step), 3))
-        gradients = (RowSparse(index, random.normal(size=(len(index), 4)), 30),)
         for optimizer in optimizers:
-            optimizer.update(gradients, 0.05 * (1 + step % 5))
+            optimizer.update(gradients_of(step), rate_of(step))
         if step % saved_every == 0:
-            lazy[0].rebase(np.asarray(lazy[0]))
-        np.testing.assert_allclose(np.asarray(lazy[0]), dense[0], rtol=1e-12)  # one product of factors for many
-        rows = random.integers(0, 30, (2, 5))
-        np.testing.assert_allclose(lazy[0][rows], dense[0][rows], rtol=1e-12)  # the same
+            lazy.table.rebase(np.asarray(lazy.table))
+        np.testing.assert_allclose(np.asarray(lazy.table), dense.table, rtol=1e-12)  # one product of factors for many
+        rows = np.random.default_rng(step).integers(0, len(dense.table), (2, 5))
+        np.testing.assert_allclose(lazy.table[rows], dense.table[rows], rtol=1e-12)  # the same
 
 
 # --- what is in a checkpoint ---
@@ -333,6 +329,8 @@ def test_a_record_that_is_nested_without_end_is_damage(run: Path) -> None:
         ("reached.0", lambda array: array - 99),
         ("reached.0", lambda array: array * 0),
         ("reached.0", lambda array: array.astype(np.float32)),
+        ("reached.0", lambda array: array.astype(np.uint64)),
+        ("reached.0", lambda array: array.astype(np.int32)),
         ("reached.0", lambda array: array[:, None]),
     ],
 )

@@ -93,5 +93,7 @@ def test_what_is_no_file_is_refused_before_anything_is_read(tmp_path: Path) -> N
         check_files([fine, tmp_path])
     with pytest.raises(ValueError, match="pipe can be read only once"):
         check_files([fine, tmp_path / "pipe"])
+    with pytest.raises(ValueError, match=r"^- can be read only once, and texts are read several times; give files"):
+        check_files([fine, Path("-")])
     with pytest.raises(ValueError, match="There are no texts"):
         check_files([])

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.training.full_disk import FullDisk
+from tests.training.runs import TINY_SHAPE, contents
 from tests.training.texts import sentences
 from xlmr_np import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaTokenizer
 from xlmr_np.losses.cross_entropy import IGNORED_LABEL
@@ -16,7 +17,6 @@ from xlmr_np.training import pretraining
 from xlmr_np.training.pretraining import ModelShape, PretrainingRun, PretrainingSetting, Progress, pretrain
 
 SETTING = PretrainingSetting(4, batch_tokens=96, learning_rate=1e-2, warmup=1.0, dropout=0.0, checkpoint_every=3)
-SHAPE = ModelShape(layers=1, width=16, heads=2, feed_forward=24, max_length=24)
 
 
 @pytest.fixture
@@ -32,15 +32,9 @@ def run(files: list[Path], tmp_path: Path, small_vocabulary: Path) -> Callable[.
 
     def run(setting: PretrainingSetting = SETTING, **arguments: Any) -> XLMRobertaForMaskedLM:
         given = {"vocabulary": small_vocabulary, "num_threads": 1, **arguments}
-        return pretrain(files, tmp_path / "out", setting, SHAPE, **given)
+        return pretrain(files, tmp_path / "out", setting, TINY_SHAPE, **given)
 
     return run
-
-
-def contents(directory: Path) -> dict[str, bytes]:
-    """Of all files but the log, which says how long steps took."""
-    files = [path for path in directory.rglob("*") if path.is_file() and path.name != "log.jsonl"]
-    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def test_every_step_is_reported(run: Callable[..., XLMRobertaForMaskedLM], tmp_path: Path) -> None:
@@ -83,11 +77,11 @@ def tiny_model(**changes: Any) -> XLMRobertaForMaskedLM:
     return XLMRobertaForMaskedLM(config, generator=np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("batch_tokens", [40, 96, 100_000])
+@pytest.mark.parametrize("batch_tokens", [40, 96, 100_000, 10**15])
 def test_every_sequence_that_is_held_out_is_measured_on_once(
     batch_tokens: int, files: list[Path], small_vocabulary: Path, tmp_path: Path
 ) -> None:
-    setting = SETTING._replace(hold_out_every=4, batch_tokens=batch_tokens, masked=0.9)
+    setting = SETTING._replace(hold_out_every=4, batch_tokens=batch_tokens, mlm_probability=0.9)
     run = pretraining_run(files, setting, small_vocabulary, tmp_path)
     rows = sorted(
         np.where(labels != IGNORED_LABEL, labels, ids)[: mask.sum()].tolist()
@@ -148,7 +142,7 @@ def test_a_disk_that_fills_up_at_any_moment_loses_nothing(
     with monkeypatch.context() as patched:
         disk = FullDisk(patched, fails_at=10**9)
         run()
-    expected = contents(out)
+    expected = contents(out, "log.jsonl")  # which says how long steps took
     out.rename(tmp_path / "expected")
     for fails_at in range(1, disk.calls + 1, 23):
         with monkeypatch.context() as patched:
@@ -157,11 +151,11 @@ def test_a_disk_that_fills_up_at_any_moment_loses_nothing(
                 run()
         assert str(raised.value.filename).startswith(str(out))
         if out.exists():
-            assert list(out.glob(".*")) == []
-            for name, content in contents(out).items():
+            assert [path.name for path in out.glob(".*")] in ([], [".lock"])
+            for name, content in contents(out, "log.jsonl").items():
                 assert content == expected[name] or name == "loss.svg"  # the curve so far
         run()
-        assert contents(out) == expected
+        assert contents(out, "log.jsonl") == expected
         out.rename(tmp_path / f"run-{fails_at}")
 
 
@@ -171,7 +165,14 @@ def test_a_disk_that_fills_up_at_any_moment_loses_nothing(
 def test_the_defaults_make_sense() -> None:
     assert ModelShape().check() == ModelShape()
     assert PretrainingSetting(1).check() == PretrainingSetting(1)
-    fine = {"warmup": 0, "decay": 0, "max_gradient_norm": math.inf, "masked": 1.0, "hold_out_every": 2, "beta2": 0.0}
+    fine = {
+        "warmup": 0,
+        "weight_decay": 0,
+        "max_gradient_norm": math.inf,
+        "mlm_probability": 1.0,
+        "hold_out_every": 2,
+        "beta2": 0.0,
+    }
     assert PretrainingSetting(1)._replace(**fine).check().warmup == 0
 
 
@@ -187,7 +188,7 @@ def test_the_defaults_make_sense() -> None:
         ({"eps": 0.0}, "eps must be above 0"),
         ({"beta2": 1.0}, "beta2 must be from 0 to below 1"),
         ({"dropout": 1.0}, "dropout must be from 0 to below 1"),
-        ({"masked": 0.0}, "masked must be above 0 and at most 1"),
+        ({"mlm_probability": 0.0}, "mlm_probability must be above 0 and at most 1"),
         ({"label_smoothing": 1.0}, "label_smoothing must be a number from 0"),
         ({"schedule": "sawtooth"}, "schedule='sawtooth' is not one of linear, cosine, constant"),
         ({"warmup": -1}, "warmup must be at least 0; it is -1"),
@@ -204,7 +205,7 @@ def test_settings_that_make_no_sense(changes: dict[str, Any], message: str) -> N
         ({"pieces": 3}, "pieces must be a whole number of at least 4; it is 3"),
         ({"character_coverage": 0.9}, r"character_coverage must be from 0\.98 to 1; it is 0\.9"),
         ({"max_length": 2}, "max_length must be a whole number of at least 3"),
-        ({"width": 255}, "width must be a multiple of heads; 255 is none of 4"),
+        ({"hidden_size": 255}, "hidden_size must be a multiple of heads; 255 is none of 4"),
     ],
 )
 def test_shapes_that_make_no_sense(changes: dict[str, Any], message: str) -> None:

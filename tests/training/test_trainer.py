@@ -10,14 +10,16 @@ import transformers
 
 import xlmr_np
 from tests.reference_models import TASK_CLASSES, TINY, random_ids, save_reference
-from xlmr_np import XLMRobertaConfig
+from xlmr_np import XLMRobertaConfig, trees
 from xlmr_np.training.adamw import AdamWSetting, is_decayed
 from xlmr_np.training.lazy_table import LazyTable
 from xlmr_np.training.trainer import Trainer, TrainingSetting
 
 STEPS = 20
 LENGTHS = [9, 4, 7, 1]
-SETTING = TrainingSetting(STEPS, learning_rate=3e-3, warmup=4, max_gradient_norm=1.0, adamw=AdamWSetting(decay=0.1))
+SETTING = TrainingSetting(
+    STEPS, learning_rate=3e-3, warmup=4, max_gradient_norm=1.0, adamw=AdamWSetting(weight_decay=0.1)
+)
 
 
 def batch_of(class_name: str, seed: int, lengths: list[int] = LENGTHS) -> dict[str, Any]:
@@ -44,7 +46,7 @@ def decay_groups(model: torch.nn.Module) -> list[dict[str, Any]]:
     decayed = set(transformers.trainer_pt_utils.get_parameter_names(model, [torch.nn.LayerNorm], ["bias", "layernorm"]))
     assert decayed & {name for name, _ in named} == {name for name, _ in named if is_decayed(name)}
     return [
-        {"params": [each for name, each in named if name in decayed], "weight_decay": SETTING.adamw.decay},
+        {"params": [each for name, each in named if name in decayed], "weight_decay": SETTING.adamw.weight_decay},
         {"params": [each for name, each in named if name not in decayed], "weight_decay": 0.0},
     ]
 
@@ -98,7 +100,7 @@ def test_every_head_learns_one_batch_by_heart(class_name: str) -> None:
 
 @pytest.mark.parametrize("class_name", [each for each in TASK_CLASSES if not each.endswith("MultipleChoice")])
 def test_several_batches_are_one_large_batch(class_name: str) -> None:
-    """Though they have different numbers of labels."""
+    """Though they have different numbers of labels; a multiple choice has one, and cannot be taken apart."""
     whole = batch_of(class_name, 1)
     parts = [{name: each[rows] for name, each in whole.items()} for rows in (slice(0, 1), slice(1, 4))]
     together, apart = (Trainer(small_model(class_name, dtype="float64"), SETTING, None) for _ in range(2))
@@ -149,6 +151,71 @@ def test_a_loss_that_is_no_number_changes_nothing() -> None:
     assert trainer.optimizer.steps == 1
     for name, array in model.state_dict().items():
         np.testing.assert_array_equal(np.array(array), before[name])
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_gradient_that_is_no_number_changes_nothing(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the loss is one."""
+    model = small_model("XLMRobertaForTokenClassification")
+    trainer = Trainer(model, SETTING, None)
+    batch = batch_of("XLMRobertaForTokenClassification", 0)
+    trainer.step(batch)
+    before = {name: np.array(each) for name, each in model.state_dict().items()}
+    computed, calls = model.loss_and_gradients, []
+
+    def overflowing(*given: Any, **named: Any) -> Any:
+        output, gradients = computed(*given, **named)
+        calls.append(output.loss)
+        if len(calls) == number:
+            model.named(gradients)["classifier.bias"][1] = np.inf
+        return output, gradients
+
+    monkeypatch.setattr(model, "loss_and_gradients", overflowing)
+    message = f"The norm of the gradient of batch {number} of step 2 is inf; nothing was updated"
+    with pytest.raises(FloatingPointError, match=message):
+        trainer.step(batch, batch)
+    assert np.isfinite(calls).all()
+    assert len(calls) == number
+    assert trainer.optimizer.steps == 1
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(np.array(array), before[name])
+
+
+def in_fortran_order(model: Any) -> Any:
+    model.params = trees.map_leaves(lambda leaf: np.asfortranarray(np.array(leaf)), model.params)
+    assert any(not leaf.flags.c_contiguous for leaf in trees.leaves(model.params))
+    return model
+
+
+@pytest.mark.parametrize("class_name", ["XLMRobertaForMaskedLM", "XLMRobertaForSequenceClassification"])
+def test_the_order_of_memory_changes_nothing(class_name: str) -> None:
+    """Nor are arrays in Fortran order left as they were: with one token table that is tied, and one that is lazy."""
+    ours, others = small_model(class_name, dtype="float64"), in_fortran_order(small_model(class_name, dtype="float64"))
+    start = {name: np.array(each) for name, each in ours.state_dict().items()}
+    for model in (ours, others):
+        trainer = Trainer(model, SETTING, None)
+        for step in range(4):
+            trainer.step(batch_of(class_name, step))
+    theirs = others.state_dict()
+    for name, array in ours.state_dict().items():
+        np.testing.assert_array_equal(np.array(theirs[name]), np.array(array), err_msg=name)
+        assert not np.array_equal(np.array(array), start[name]), name
+
+
+def test_a_weight_that_was_saved_transposed_is_trained(tmp_path: Path) -> None:
+    """A pytorch_model.bin has strides, so that it may hold an array in Fortran order."""
+    theirs = save_reference(tmp_path, "XLMRobertaForSequenceClassification", num_labels=3)
+    (tmp_path / "model.safetensors").unlink()
+    weights = {
+        name: each.t().contiguous().t() if each.ndim == 2 else each for name, each in theirs.state_dict().items()
+    }
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    model = xlmr_np.XLMRobertaForSequenceClassification.from_pretrained(tmp_path)
+    trainer = Trainer(model, SETTING, None)
+    trainer.step(batch_of("XLMRobertaForSequenceClassification", 0))
+    trainer.step(batch_of("XLMRobertaForSequenceClassification", 0))  # the rate of the first one is 0
+    for name, array in model.state_dict().items():
+        assert not np.array_equal(np.array(array), weights[name].numpy()), name
 
 
 def test_a_schedule_has_a_name() -> None:

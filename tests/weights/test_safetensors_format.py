@@ -519,3 +519,15 @@ def test_released_pages_leave_memory_and_are_read_again(tmp_path: Path) -> None:
     assert resident_file_bytes() < before - values.nbytes / 2
     np.testing.assert_array_equal(arrays["a"], values)
     np.testing.assert_array_equal(arrays["b"], np.arange(3))
+
+
+@pytest.mark.parametrize("is_writable", [True, False])
+def test_what_was_written_to_a_copy_of_a_file_is_not_released(is_writable: bool, tmp_path: Path) -> None:
+    """It is in memory alone; an array that is read-only now may have been written to before."""
+    path = tmp_path / "array.bin"
+    np.zeros(10_000).tofile(path)
+    array = np.memmap(path, np.float64, mode="c")
+    array[:] = 7
+    array.flags.writeable = is_writable
+    release_pages([array, np.asarray(array)])
+    assert (array == 7).all()

@@ -15,7 +15,8 @@ SUMMARY = "a new model from text files, or a model made at home in them"
 DESCRIPTION = """\
 Pretrains a model on text files with a document a line: some tokens of each are hidden, and the model learns to guess
 them. Without --vocabulary a vocabulary is trained first. The same command goes on where it was stopped, with the same
-losses as if it never had been. --out holds the log, the curve of the loss, checkpoints, and at the end the model.
+losses as if it never had been (with as many threads as before). --out holds the log, the curve of the loss,
+checkpoints, and at the end the model.
 
   xlmr-np pretrain texts/*.txt --out ./my-model --steps 20000
   xlmr-np pretrain laws.txt --model FacebookAI/xlm-roberta-base --out ./law-model --steps 2000 --learning-rate 5e-5
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     shape.add_argument("--pieces", type=int, help="of a vocabulary that is trained (default: 10000)")
     shape.add_argument("--character-coverage", type=float, help="share of characters with pieces (default: 0.9995)")
     shape.add_argument("--layers", type=int, help="of the encoder (default: 4)")
-    shape.add_argument("--width", type=int, help="of the hidden states (default: 256)")
+    shape.add_argument("--hidden-size", type=int, help="of the hidden states (default: 256)")
     shape.add_argument("--heads", type=int, help="of attention (default: 4)")
     shape.add_argument("--feed-forward", type=int, help="width within the feed-forward layers (default: 1024)")
     shape.add_argument("--max-length", type=int, help="most tokens of a text; longer ones are cut up (default: 256)")
@@ -44,10 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument("--learning-rate", type=float, help="the highest (default: 1e-3)")
     way.add_argument("--schedule", choices=("linear", "cosine", "constant"), help="of the rate (default: linear)")
     way.add_argument("--warmup", type=float, help="steps, or a share of them below 1 (default: 0.06)")
-    way.add_argument("--decay", type=float, help="of the weights (default: 0.01)")
+    way.add_argument("--weight-decay", type=float, help="of the weights (default: 0.01)")
     way.add_argument("--max-gradient-norm", type=float, help="to which gradients are clipped (default: 1)")
     way.add_argument("--dropout", type=float, help="of hidden states and attention (default: 0.1)")
-    way.add_argument("--masked", type=float, help="share of tokens to guess (default: 0.15)")
+    way.add_argument("--mlm-probability", type=float, help="share of tokens to guess (default: 0.15)")
     way.add_argument("--whole-words", action="store_true", default=None, help="hide whole words")
     way.add_argument("--label-smoothing", type=float, help="of the loss (default: 0)")
     way.add_argument("--hold-out-every", type=int, metavar="N", help="keep every Nth line back, to measure on")

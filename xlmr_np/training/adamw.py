@@ -31,13 +31,13 @@ class AdamWSetting(NamedTuple):
         beta1: how much of the mean gradient is kept at each step.
         beta2: how much of the mean square is kept.
         eps: added to the root of the mean square.
-        decay: of the parameters that decay, per step and rate.
+        weight_decay: of the parameters that decay, per step and rate.
     """
 
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
-    decay: float = 0.0
+    weight_decay: float = 0.0
 
 
 def is_decayed(name: str) -> bool:
@@ -66,13 +66,19 @@ class AdamW:
         """Begin with means of zero.
 
         Args:
-            params: writable contiguous arrays, and lazy tables.
+            params: writable arrays in C order, and lazy tables.
             decays: for each of them, whether it decays.
             setting: see there.
             threads: that share the work on a CPU.
+
+        Raises:
+            ValueError: a parameter is neither.
         """
         self.setting, self.threads, self.steps = setting, threads, 0
         self._leaves = list(trees.leaves(params))
+        for leaf in self._leaves:
+            if is_numpy_array(leaf) and not (leaf.flags.c_contiguous and leaf.flags.writeable):
+                raise ValueError(f"A parameter of shape {leaf.shape} is no writable array in C order, as updates need.")
         self._decays = list(trees.leaves(decays))
         self._means = [_zeros(leaf) for leaf in self._leaves]
         self._squares = [_zeros(leaf) for leaf in self._leaves]
@@ -88,7 +94,7 @@ class AdamW:
         self.steps += 1
         parts: list[_Part] = []
         for number, gradient in enumerate(trees.leaves(gradients)):
-            leaf, kept = self._leaves[number], 1.0 - rate * self.setting.decay * self._decays[number]
+            leaf, kept = self._leaves[number], 1.0 - rate * self.setting.weight_decay * self._decays[number]
             if isinstance(leaf, LazyTable):
                 own, own_gradient = self._reached(number, leaf, gradient)
                 leaf.decay *= kept
@@ -169,7 +175,7 @@ def _zeros(leaf: Array | LazyTable) -> Array:
 
 def _distinct_rows(index: Array, number_of_rows: int) -> Array:
     """The index itself, if it names rows of a table, and none twice."""
-    is_index = index.ndim == 1 and index.dtype.kind in "iu"
+    is_index = index.ndim == 1 and index.dtype == np.int64
     if not is_index or len(np.unique(index)) != len(index) or not ((index >= 0) & (index < number_of_rows)).all():
         raise ValueError(f"The optimiser's state has no index of distinct rows of a table of {number_of_rows:,}.")
     return index

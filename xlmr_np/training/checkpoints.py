@@ -54,6 +54,9 @@ def save_checkpoint(
         write_safetensors(beside / OPTIMIZER_FILE, arrays, {})
         text = json.dumps({"generator": state.generator, "progress": progress}, indent=2)
         (beside / PROGRESS_FILE).write_text(text + "\n", encoding="utf-8")
+        for path in beside.iterdir():  # or a power cut could leave the name without what it names
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
         os.rename(beside, directory)
     except OSError as error:
         if error.errno is not None:  # name neither a file that is gone by then, nor none, as a full disk does

@@ -1,9 +1,12 @@
 """Corpora: text files with a document a line, of which every so many lines are kept back to measure on."""
 
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from xlmr_np.text_files import STANDARD_INPUT, lines_of
+
+BLOCK_BYTES = 2**20  # read at a time
 
 
 def check_files(files: Sequence[Path]) -> None:
@@ -16,11 +19,21 @@ def check_files(files: Sequence[Path]) -> None:
     if not files:
         raise ValueError("There are no texts; give files with a document a line.")
     for file in files:
-        file.stat()  # one that is not there is missed now, and not after the others have been read
         if file.is_dir():
             raise ValueError(f"{file} is a directory; give the files in it.")
+        if str(file) != STANDARD_INPUT:
+            file.stat()  # one that is not there is missed now, and not after the others have been read
         if str(file) == STANDARD_INPUT or not file.is_file():
             raise ValueError(f"{file} can be read only once, and texts are read several times; give files.")
+
+
+def checksum(file: Path) -> int:
+    """A number that another file hardly ever shares."""
+    number = 0
+    with open(file, "rb") as content:
+        while block := content.read(BLOCK_BYTES):
+            number = zlib.crc32(block, number)
+    return number
 
 
 def is_held_out(number: int, every: int) -> bool:

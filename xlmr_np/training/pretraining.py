@@ -8,6 +8,7 @@ The directory of a run holds
     loss.svg                   the curve of it
     checkpoint-N/              a model, and what is needed to go on from step N
     config.json, model.safetensors, tokenizer files     the model, at the end
+    .lock                      held by the process that is at work there
 
 Nothing is written there before all that was asked for has been found to make sense, texts and model included.
 """
@@ -17,20 +18,23 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from xlmr_np.arrays import dtype_from_name
 from xlmr_np.config import CONFIG_FILE, XLMRobertaConfig
+from xlmr_np.inputs import longest_sequence
 from xlmr_np.losses.cross_entropy import IGNORED_LABEL
 from xlmr_np.models.language_models import XLMRobertaForMaskedLM
 from xlmr_np.ops.threads import check_number_of_threads
 from xlmr_np.tokenizer import XLMRobertaTokenizer
-from xlmr_np.tokenizer.files import MODEL_FILE
-from xlmr_np.training.batches import Masker, Place, rows_of_batches, sequences_of
+from xlmr_np.tokenizer.files import MODEL_FILE, VOCABULARY_FILES
+from xlmr_np.training.batches import Masker, Place, Sequences, rows_of_batches, sequences_of
 from xlmr_np.training.checkpoints import (
     checkpoints_of,
     is_remains,
@@ -41,7 +45,7 @@ from xlmr_np.training.checkpoints import (
     restore_checkpoint,
     save_checkpoint,
 )
-from xlmr_np.training.corpus import check_files, documents
+from xlmr_np.training.corpus import check_files, checksum, documents
 from xlmr_np.training.pretraining_setting import ModelShape, PretrainingSetting
 from xlmr_np.training.run_log import RunLog
 from xlmr_np.training.trainer import Trainer
@@ -50,6 +54,7 @@ from xlmr_np.weights.errors import CheckpointError
 from xlmr_np.weights.saving import replacing
 
 RUN_FILE = "run.json"
+LOCK_FILE = ".lock"
 CHECKPOINTS_KEPT = 2  # so that there is one if the last is damaged
 NEW_MODEL_SEED, HELD_OUT_SEED = 1, 2  # beside the run's own, for what is drawn once
 MOST_HELD_OUT_TOKENS = 200_000  # that are measured on at each checkpoint
@@ -107,28 +112,50 @@ def pretrain(
     dtype_from_name(dtype)
     check_number_of_threads(num_threads)
     check_files(files)
-    asked = {"model": None if model is None else os.fspath(model), "shape": shape._asdict(), **setting._asdict()}
-    is_begun = _is_begun(out, json.loads(json.dumps(asked)))
-    if out.exists():
-        remove_remains(out)
-    finished = _finished(out, dtype, num_threads) if is_begun else None
-    if finished is not None:
-        return finished
-    checkpoint = checkpoints_of(out)[-1] if is_begun and checkpoints_of(out) else None
-    tokenizer = _tokenizer(files, out, setting, shape, model, vocabulary)
-    if checkpoint:
-        begun = load_model(checkpoint, XLMRobertaForMaskedLM, num_threads)
-    else:
-        begun = _new(model, shape, setting, tokenizer, num_threads)
-    run = PretrainingRun(files, out, setting, tokenizer, begun)
-    if checkpoint:
-        run.restore(checkpoint)
-    _claim(out, asked, tokenizer)
-    run.train(report)
-    tokenizer.save_pretrained(out)
-    trained = XLMRobertaForMaskedLM.from_pretrained(checkpoints_of(out)[-1], dtype=dtype, num_threads=num_threads)
-    trained.save_pretrained(out)
-    return trained
+    asked = {
+        "model": None if model is None else os.fspath(model),
+        "checksum of the texts": [checksum(file) for file in files],
+        "checksum of the vocabulary": None if vocabulary is None else _checksum_of_vocabulary(vocabulary),
+        "shape": shape._asdict(),
+        **setting._asdict(),
+    }
+    _is_begun(out, asked)  # before the lock, which is not to be left in a directory of something else
+    with ExitStack() as until_the_end:
+        if is_alone := out.is_dir():
+            until_the_end.enter_context(_alone_in(out))
+        checkpoint = None
+        if _is_begun(out, asked):
+            remove_remains(out)
+            finished = _finished(out, dtype, num_threads)
+            if finished is not None:
+                return finished
+            checkpoint = next(reversed(checkpoints_of(out)), None)
+        if checkpoint:
+            begun = load_model(checkpoint, XLMRobertaForMaskedLM, num_threads)
+            with reading(checkpoint):
+                tokenizer = XLMRobertaTokenizer.from_pretrained(checkpoint)
+        else:
+            tokenizer = _tokenizer(files, out, setting, shape, model, vocabulary)
+            begun = _new(model, shape, setting, tokenizer, num_threads)
+            if model is not None and vocabulary is not None and len(tokenizer) < begun.config.vocab_size:
+                raise ValueError(
+                    f"The vocabulary has {len(tokenizer):,} tokens, and the model has {begun.config.vocab_size:,}; "
+                    "give none to use the model's own."
+                )
+        run = PretrainingRun(files, out, setting, tokenizer, begun)
+        if checkpoint:
+            run.restore(checkpoint)
+        out.mkdir(parents=True, exist_ok=True)
+        if not is_alone:
+            until_the_end.enter_context(_alone_in(out))
+            if _is_begun(out, asked):
+                raise ValueError(f"Another process has begun this run in {out} at the same time; start again to go on.")
+        _claim(out, asked, tokenizer)
+        run.train(report)
+        tokenizer.save_pretrained(out)
+        trained = XLMRobertaForMaskedLM.from_pretrained(checkpoints_of(out)[-1], dtype=dtype, num_threads=num_threads)
+        trained.save_pretrained(out)
+        return trained
 
 
 class PretrainingRun:
@@ -157,7 +184,7 @@ class PretrainingRun:
     ) -> None:
         _check_fits(tokenizer, model.config)
         self.out, self.setting, self.tokenizer = out, setting, tokenizer
-        max_length = model.config.max_position_embeddings - tokenizer.pad_token_id - 1
+        max_length = longest_sequence(model.config)
         tokenizer.model_max_length = None  # longer documents are cut up
         self.sequences = sequences_of(documents(files, setting.hold_out_every), tokenizer, max_length)
         self.masker = Masker(tokenizer, setting.for_masking(), setting.whole_words)
@@ -170,7 +197,11 @@ class PretrainingRun:
 
     def _begin_at(self, place: Place) -> None:
         self.place = place
-        self._batches = rows_of_batches(self.sequences, self.setting.batch_tokens, self.setting.seed, place)
+        self._batches = self._rows_of_batches(self.sequences, place)
+
+    def _rows_of_batches(self, sequences: Sequences, place: Place) -> Iterator[tuple[np.ndarray, Place]]:
+        tokens = min(self.setting.batch_tokens, len(sequences.ids))  # a round through all of them at most
+        return rows_of_batches(sequences, tokens, self.setting.seed, place)
 
     @property
     def steps(self) -> int:
@@ -206,7 +237,8 @@ class PretrainingRun:
         try:
             done = self.trainer.step(*parts)
         except FloatingPointError as error:
-            raise FloatingPointError(f"{error} {self._last_checkpoint()}") from error
+            place = f"It ends at sequence {self.place.done} of round {self.place.epoch + 1} through the texts."
+            raise FloatingPointError(f"{error} {place} {self._last_checkpoint()}") from error
         tokens = sum(int(part["attention_mask"].sum()) for part in parts)
         seconds = time.perf_counter() - begun
         self.log.write(step=self.steps, **done._asdict(), tokens=tokens, seconds=round(seconds, 3))
@@ -250,7 +282,9 @@ class PretrainingRun:
 
     def _last_checkpoint(self) -> str:
         there = checkpoints_of(self.out)
-        return f"The last checkpoint is {there[-1]}." if there else "There is no checkpoint yet."
+        if not there:
+            return "There is no checkpoint yet."
+        return f"The last checkpoint is {there[-1]}: in a new directory, --model goes on from it with other settings."
 
     def _held_out(self, files: Sequence[Path], max_length: int) -> list[dict[str, Any]]:
         """Batches of what was held out, or of a part of it that does not take long.
@@ -263,7 +297,7 @@ class PretrainingRun:
         generator = np.random.default_rng([setting.seed, HELD_OUT_SEED])
         batches: list[dict[str, Any]] = []
         left, tokens = len(sequences.ends) - 1, 0
-        for rows, _ in rows_of_batches(sequences, setting.batch_tokens, setting.seed, Place()):
+        for rows, _ in self._rows_of_batches(sequences, Place()):
             batches.append(self.masker.batch(sequences, rows[:left], generator))  # each sequence once
             left -= min(left, len(rows))
             tokens += int(batches[-1]["attention_mask"].sum())
@@ -281,6 +315,28 @@ class PretrainingRun:
         return float(np.average(losses, weights=numbers))
 
 
+@contextmanager
+def _alone_in(out: Path) -> Iterator[None]:
+    """Keep other processes out of the directory.
+
+    Raises:
+        ValueError: one is at work there.
+    """
+    lock = FileLock(out / LOCK_FILE)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ValueError(f"Another process is at work in {out}; wait for it, or choose another directory.") from error
+    with lock:
+        yield
+
+
+def _checksum_of_vocabulary(path: Path) -> int:
+    """Of the file, or of those files of a directory from which its vocabulary may be read."""
+    files = [path] if not path.is_dir() else [path / name for name in VOCABULARY_FILES]
+    return sum(checksum(file) for file in files if file.exists() or file == path)
+
+
 def _is_begun(out: Path, asked: dict[str, Any]) -> bool:
     """Whether the directory is this run's already; otherwise it may become so.
 
@@ -290,7 +346,7 @@ def _is_begun(out: Path, asked: dict[str, Any]) -> bool:
     """
     record = out / RUN_FILE
     if not record.exists():
-        if out.exists() and not all(map(is_remains, out.iterdir())):
+        if out.exists() and not all(path.name == LOCK_FILE or is_remains(path) for path in out.iterdir()):
             raise ValueError(f"{out} is not empty, and holds no run to go on with; choose a new directory.")
         return False
     try:
@@ -308,8 +364,8 @@ def _is_begun(out: Path, asked: dict[str, Any]) -> bool:
 
 def _claim(out: Path, asked: dict[str, Any], tokenizer: XLMRobertaTokenizer) -> None:
     """Make the directory this run's, unless it is already."""
-    out.mkdir(parents=True, exist_ok=True)
     if not (out / RUN_FILE).exists():
+        remove_remains(out)  # of a process that was killed right here
         with replacing(out / RUN_FILE) as beside:
             beside.write_text(json.dumps(asked, indent=2) + "\n", encoding="utf-8")
     if not (out / MODEL_FILE).exists():
@@ -324,7 +380,12 @@ def _finished(out: Path, dtype: str, num_threads: int | None) -> XLMRobertaForMa
     """
     if not (out / CONFIG_FILE).exists():  # the last file that is written
         return None
-    trained: XLMRobertaForMaskedLM = XLMRobertaForMaskedLM.from_pretrained(out, num_threads=num_threads)
+    try:
+        trained: XLMRobertaForMaskedLM = XLMRobertaForMaskedLM.from_pretrained(out, num_threads=num_threads)
+    except CheckpointError:
+        if checkpoints_of(out):  # from which it can be saved again
+            return None
+        raise
     if trained.dtype == dtype_from_name(dtype):
         return trained
     if not checkpoints_of(out):
@@ -368,7 +429,7 @@ def _new(
         return loaded
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=shape.width,
+        hidden_size=shape.hidden_size,
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         intermediate_size=shape.feed_forward,

@@ -16,7 +16,7 @@ class ModelShape(NamedTuple):
         pieces: of its vocabulary, if that is trained.
         character_coverage: see `train_vocabulary`.
         layers: of the encoder.
-        width: of the hidden states.
+        hidden_size: of the hidden states.
         heads: of attention.
         feed_forward: width within the feed-forward sublayers.
         max_length: the most tokens of a sequence.
@@ -25,7 +25,7 @@ class ModelShape(NamedTuple):
     pieces: int = 10_000
     character_coverage: float = CHARACTER_COVERAGE
     layers: int = 4
-    width: int = 256
+    hidden_size: int = 256
     heads: int = 4
     feed_forward: int = 1024
     max_length: int = 256
@@ -36,15 +36,15 @@ class ModelShape(NamedTuple):
         Raises:
             ValueError: no model has it.
         """
-        least = {"layers": 1, "width": 1, "heads": 1, "feed_forward": 1, "max_length": 3}  # <s>, a token, </s>
+        least = {"layers": 1, "hidden_size": 1, "heads": 1, "feed_forward": 1, "max_length": 3}  # <s>, a token, </s>
         for name, smallest in {"pieces": LEAST_PIECES, **least}.items():
             _check_whole_number(name, getattr(self, name), smallest)
         if not LEAST_CHARACTER_COVERAGE <= self.character_coverage <= 1.0:
             raise ValueError(
                 f"character_coverage must be from {LEAST_CHARACTER_COVERAGE} to 1; it is {self.character_coverage!r}."
             )
-        if self.width % self.heads:
-            raise ValueError(f"width must be a multiple of heads; {self.width} is none of {self.heads}.")
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size must be a multiple of heads; {self.hidden_size} is none of {self.heads}.")
         return self
 
 
@@ -58,12 +58,12 @@ class PretrainingSetting(NamedTuple):
         learning_rate: the highest.
         schedule: a name in `SCHEDULES`.
         warmup: steps, or a share of all steps below 1.
-        decay: AdamW's.
+        weight_decay: AdamW's.
         beta2: AdamW's; this and eps are those of RoBERTa (arXiv:1907.11692, section 2.4).
         eps: AdamW's.
         max_gradient_norm: to which gradients are clipped; infinity for never.
         dropout: of hidden states and attention.
-        masked: the share of tokens that the model is to guess.
+        mlm_probability: the share of tokens that the model is to guess.
         whole_words: choose these word by word.
         label_smoothing: of the loss.
         hold_out_every: keep every line whose number is a multiple of this back to measure on; 0 keeps none.
@@ -77,12 +77,12 @@ class PretrainingSetting(NamedTuple):
     learning_rate: float = 1e-3
     schedule: str = "linear"
     warmup: float = 0.06
-    decay: float = 0.01
+    weight_decay: float = 0.01
     beta2: float = 0.98
     eps: float = 1e-6
     max_gradient_norm: float = 1.0
     dropout: float = 0.1
-    masked: float = 0.15
+    mlm_probability: float = 0.15
     whole_words: bool = False
     label_smoothing: float = 0.0
     hold_out_every: int = 0
@@ -102,12 +102,12 @@ class PretrainingSetting(NamedTuple):
             ("hold_out_every", self.hold_out_every != 1, "0 or at least 2, as 1 leaves nothing to learn from"),
             ("learning_rate", 0.0 < self.learning_rate < math.inf, "above 0"),
             ("warmup", 0.0 <= self.warmup < math.inf, "at least 0"),
-            ("decay", 0.0 <= self.decay < math.inf, "at least 0"),
+            ("weight_decay", 0.0 <= self.weight_decay < math.inf, "at least 0"),
             ("beta2", 0.0 <= self.beta2 < 1.0, "from 0 to below 1"),
             ("eps", 0.0 < self.eps < math.inf, "above 0"),
             ("max_gradient_norm", self.max_gradient_norm > 0.0, "above 0"),
             ("dropout", 0.0 <= self.dropout < 1.0, "from 0 to below 1"),
-            ("masked", 0.0 < self.masked <= 1.0, "above 0 and at most 1"),
+            ("mlm_probability", 0.0 < self.mlm_probability <= 1.0, "above 0 and at most 1"),
         ):
             if not is_fine:
                 raise ValueError(f"{name} must be {wanted}; it is {getattr(self, name)!r}.")
@@ -122,13 +122,13 @@ class PretrainingSetting(NamedTuple):
             self.schedule,
             self.warmup,
             self.max_gradient_norm,
-            AdamWSetting(beta2=self.beta2, eps=self.eps, decay=self.decay),
+            AdamWSetting(beta2=self.beta2, eps=self.eps, weight_decay=self.weight_decay),
             label_smoothing=self.label_smoothing,
         )
 
     def for_masking(self) -> MaskingSetting:
         """What of it choosing tokens needs."""
-        return MaskingSetting(self.masked)
+        return MaskingSetting(self.mlm_probability)
 
 
 def _check_whole_number(name: str, value: int, smallest: int) -> None:

@@ -110,27 +110,26 @@ class Trainer:
             raise ValueError("A training step needs at least one batch.")
         weights = [1] if len(batches) == 1 else [self.model.number_of_labels(**batch) for batch in batches]
         total = max(1, sum(weights))
-        loss, gradients = 0.0, None
+        loss, norm, gradients = 0.0, 0.0, None
         for number, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
             output, own = self.model.loss_and_gradients(
                 self.generator, label_smoothing=self.setting.label_smoothing, **batch
             )
             own_loss = float(to_numpy(output.loss if hasattr(output, "loss") else output))
-            if not math.isfinite(own_loss):
-                raise FloatingPointError(
-                    f"The loss of batch {number + 1} of step {self.optimizer.steps + 1} is {own_loss}; nothing was "
-                    "updated. A smaller learning rate, a longer warm-up or stronger clipping may help."
-                )
+            norm = global_norm(own)
+            for what, value in (("loss", own_loss), ("norm of the gradient", norm)):
+                if not math.isfinite(value):
+                    raise FloatingPointError(
+                        f"The {what} of batch {number + 1} of step {self.optimizer.steps + 1} is {value}; nothing was "
+                        "updated. A smaller learning rate, a longer warm-up or stronger clipping may help."
+                    )
             loss += own_loss * weight / total
             share = weight / total
             if share != 1.0:
                 own = trees.map_leaves(lambda leaf, share=share: _scaled(leaf, share), own)
             gradients = own if gradients is None else trees.map_leaves(_sum, gradients, own)
-        norm = global_norm(gradients)
-        if not math.isfinite(norm):
-            raise FloatingPointError(
-                f"The gradient of step {self.optimizer.steps + 1} is not finite; nothing was updated."
-            )
+        if len(batches) > 1:
+            norm = global_norm(gradients)
         schedule = SCHEDULES[self.setting.schedule]
         rate = self.setting.learning_rate * schedule(self.optimizer.steps, self._warmup_steps, self.setting.total_steps)
         self.optimizer.update(gradients, rate, clipping_factor(norm, self.setting.max_gradient_norm))
@@ -182,8 +181,10 @@ def trainable(model: TaskModel) -> trees.Tree:
 
 
 def _writable(leaf: Array) -> Array:
-    xp = array_namespace(leaf)
-    return xp.asarray(leaf, dtype=compute_dtype(leaf), copy=True)
+    """A copy in the order that the optimiser needs, its rows one after the other."""
+    if is_numpy_array(leaf):
+        return np.array(leaf, compute_dtype(leaf), order="C")
+    return array_namespace(leaf).asarray(leaf, dtype=compute_dtype(leaf), copy=True)
 
 
 def _scaled(gradient: Array | RowSparse, share: float) -> Array | RowSparse:
