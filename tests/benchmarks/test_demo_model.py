@@ -146,7 +146,7 @@ def test_neighbours_by_hand() -> None:
     language = {piece: value + 2 * 0.2 / 6 * everyone[piece] for piece, value in counted.items()}
     for piece, by_hand in language.items():
         got = frequency_probabilities(own.at_labels(positions((0, piece, 2))), NUMBERS)
-        np.testing.assert_allclose(got, [by_hand], rtol=1e-12)
+        np.testing.assert_allclose(got, [by_hand], rtol=1e-12)  # roundings of sums in another order
     # 5 after 4: twice, and nothing else; 5 before 4: twice, and nothing else; between them: once, and nothing else
     left = (2 - 0.3) / 2 + 0.3 / 2 * language[5]
     right = (2 - 0.4) / 2 + 0.4 / 2 * language[5]
@@ -154,7 +154,7 @@ def test_neighbours_by_hand() -> None:
     # 4 never came after 6, or before it, though these occur
     rows = positions((4, 5, 4), (4, 5, HIDDEN), (HIDDEN, 5, 4), (HIDDEN, 5, HIDDEN), (6, 4, 6))
     got = neighbour_probabilities(own.at_labels(rows), NUMBERS)
-    np.testing.assert_allclose(got, [both, left, right, language[5], language[4]], rtol=1e-12)
+    np.testing.assert_allclose(got, [both, left, right, language[5], language[4]], rtol=1e-12)  # roundings
 
 
 def test_the_ends_of_a_sentence_are_neighbours() -> None:
@@ -162,7 +162,7 @@ def test_the_ends_of_a_sentence_are_neighbours() -> None:
     rows = positions((0, 4, HIDDEN), (HIDDEN, 4, HIDDEN), (HIDDEN, 4, 2))
     first, anywhere, last = neighbour_probabilities(own.at_labels(rows), NUMBERS)
     assert first > anywhere > last / 1.1 > 0  # two of three begin with it, half the tokens are it, one of three ends so
-    assert last == pytest.approx((1 - 0.4) / 3 + 3 * 0.4 / 3 * anywhere, rel=1e-12)
+    assert last == pytest.approx((1 - 0.4) / 3 + 3 * 0.4 / 3 * anywhere, rel=1e-12)  # roundings
 
 
 @st.composite
@@ -184,11 +184,12 @@ def test_probabilities_sum_to_one(case: tuple[Statistics, Positions], numbers: N
     for baseline in BASELINES.values():
         of_all = baseline.probabilities(own.at_all_pieces(wanted), numbers)
         of_all = np.broadcast_to(of_all, (len(wanted.labels), VOCABULARY))
-        np.testing.assert_allclose(of_all[:, IS_ORDINARY].sum(axis=1), 1, rtol=1e-12)
+        np.testing.assert_allclose(of_all[:, IS_ORDINARY].sum(axis=1), 1, rtol=1e-12)  # roundings
         assert (of_all[:, ~IS_ORDINARY] == 0).all()
         assert (of_all[:, IS_ORDINARY] > 0).all()
         of_one = np.broadcast_to(baseline.probabilities(own.at_labels(wanted), numbers), len(wanted.labels))
-        np.testing.assert_allclose(of_one, of_all[np.arange(len(wanted.labels)), wanted.labels], rtol=1e-12)
+        at_labels = of_all[np.arange(len(wanted.labels)), wanted.labels]
+        np.testing.assert_allclose(of_one, at_labels, rtol=1e-12)  # roundings of sums in another order
 
 
 @given(case=texts_and_positions())
@@ -197,10 +198,10 @@ def test_what_is_hidden_makes_no_difference(case: tuple[Statistics, Positions]) 
     frequencies = frequency_probabilities(own.at_all_pieces(wanted), NUMBERS)
     hidden = wanted._replace(left=np.full_like(wanted.left, HIDDEN), right=np.full_like(wanted.right, HIDDEN))
     shares = neighbour_probabilities(own.at_all_pieces(hidden), NUMBERS)
-    np.testing.assert_allclose(shares, np.broadcast_to(frequencies, shares.shape), rtol=1e-12)
+    np.testing.assert_allclose(shares, np.broadcast_to(frequencies, shares.shape), rtol=1e-12)  # roundings
     one_sided = own.at_all_pieces(wanted._replace(right=hidden.right))
     expected = interpolated(one_sided.left, NUMBERS.left, frequencies)
-    np.testing.assert_allclose(neighbour_probabilities(one_sided, NUMBERS), expected, rtol=1e-12)
+    np.testing.assert_allclose(neighbour_probabilities(one_sided, NUMBERS), expected, rtol=1e-12)  # roundings
 
 
 def test_chosen_numbers_are_the_best_of_their_kind() -> None:
@@ -234,7 +235,7 @@ def test_baselines_answer_alike_in_parts_of_any_size(monkeypatch: pytest.MonkeyP
         np.testing.assert_array_equal(whole.losses, parts.losses)
         np.testing.assert_array_equal(whole.ranks, parts.ranks)
         right = np.broadcast_to(baseline.probabilities(own.at_labels(wanted), NUMBERS), 5)
-        np.testing.assert_allclose(whole.losses, -np.log(right), rtol=1e-12)
+        np.testing.assert_allclose(whole.losses, -np.log(right), rtol=1e-12)  # roundings of sums in another order
     assert whole.ranks[0] == 0  # 5 between 4 and 4
     assert whole.ranks[2] == 3  # 7 occurs nowhere
 

@@ -242,7 +242,9 @@ def test_transformers_loads_the_model(whole: Path) -> None:
     np.testing.assert_array_equal(own_batch["input_ids"], batch["input_ids"].numpy())
     is_real = own_batch["attention_mask"] == 1
     np.testing.assert_allclose(
-        ours(**own_batch).logits[is_real], theirs(**batch).logits.detach().numpy()[is_real], atol=2e-5
+        ours(**own_batch).logits[is_real],
+        theirs(**batch).logits.detach().numpy()[is_real],
+        atol=2e-5,  # float32, through all layers of both
     )  # float32, logits of order one
 
 

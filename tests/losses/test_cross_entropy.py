@@ -61,8 +61,8 @@ def test_smoothed_labels_equal_transformers(is_causal: bool, smoothing: float) -
     expected.backward()
     own_labels = next_token_labels(labels, np.ones((3, 7), bool)) if is_causal else labels
     loss, d_logits = loss_and_gradient(logits.reshape(21, 11), own_labels.reshape(21), smoothing=smoothing)
-    np.testing.assert_allclose(loss, expected.detach(), rtol=1e-13)
-    np.testing.assert_allclose(d_logits.reshape(logits.shape), tensor.grad, atol=1e-14)
+    np.testing.assert_allclose(loss, expected.detach(), rtol=1e-13)  # a few roundings
+    np.testing.assert_allclose(d_logits.reshape(logits.shape), tensor.grad, atol=1e-14)  # a few roundings
 
 
 @EVERY_SMOOTHING
@@ -157,8 +157,8 @@ def test_smoothed_labels_by_hand() -> None:
     probabilities = np.array([[0.1, 0.2, 0.3, 0.4]])
     target = np.array([0.05, 0.05, 0.85, 0.05])
     loss, d_logits = loss_and_gradient(np.log(probabilities) + 7, np.array([2]), smoothing=0.2)
-    np.testing.assert_allclose(loss, -(target * np.log(probabilities)).sum(), rtol=1e-14)
-    np.testing.assert_allclose(d_logits, probabilities - target, rtol=1e-14)
+    np.testing.assert_allclose(loss, -(target * np.log(probabilities)).sum(), rtol=1e-14)  # a few roundings
+    np.testing.assert_allclose(d_logits, probabilities - target, rtol=1e-14)  # a few roundings
 
 
 def test_extreme_logits() -> None:

@@ -457,7 +457,7 @@ def test_smoothed_labels_equal_the_references(pair: Callable[..., Pair], name: s
     for layout in LAYOUTS.values():
         ours.set_attn_implementation(layout)
         step = our_step(ours, batch, SEED, label_smoothing=0.2)
-        assert parity_error(step, theirs, reference) <= 1e-10
+        assert parity_error(step, theirs, reference) <= 1e-10  # float64 against torch
         assert abs(step.loss - plain) > 1e-3
 
 
@@ -479,7 +479,7 @@ def test_smoothed_positions_are_those_of_real_tokens(pair: Callable[..., Pair], 
     output = ours(**batch.arguments)
     start = loss(output.start_logits, batch.labels["start_positions"])
     end = loss(output.end_logits, batch.labels["end_positions"])
-    assert our_step(ours, batch, label_smoothing=0.2).loss == pytest.approx((start + end) / 2, rel=1e-12)
+    assert our_step(ours, batch, label_smoothing=0.2).loss == pytest.approx((start + end) / 2, rel=1e-12)  # roundings
 
 
 def test_a_choice_without_a_real_token_has_no_share(pair: Callable[..., Pair]) -> None:
@@ -491,7 +491,7 @@ def test_a_choice_without_a_real_token_has_no_share(pair: Callable[..., Pair]) -
         our_step(ours, batch._replace(arguments=arguments), label_smoothing=0.2)
         for arguments in (batch.arguments, longer)
     )
-    assert relative_error(with_empty_choice, step) <= 1e-12
+    assert relative_error(with_empty_choice, step) <= 1e-12  # roundings of sums in another order
 
 
 @pytest.mark.parametrize("name", [name for name in CLASSES if name != "model"])

@@ -131,7 +131,11 @@ def test_gradients_are_those_of_all_hidden_states(share: float, dropout: float, 
     assert packed_loss == pytest.approx(eager_loss, rel=1e-12)  # float64
     for name, gradient in packed.items():
         np.testing.assert_allclose(
-            np.asarray(gradient), np.asarray(eager[name]), rtol=1e-9, atol=1e-13, err_msg=name
+            np.asarray(gradient),
+            np.asarray(eager[name]),
+            rtol=1e-9,  # float64, through layouts that sum in another order
+            atol=1e-13,  # the same, of what should be 0
+            err_msg=name,
         )  # float64; what cancels leaves rounding
 
 
