@@ -456,14 +456,20 @@ def test_the_command(
     texts: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     directory, file = tmp_path / "model", tmp_path / "facts.json"
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    main([str(directory), str(texts), "--json", str(file)])
-    measured = measure(model, tokenizer, texts)
-    assert capsys.readouterr().out == markdown(measured) + "\n"
-    assert json.loads(file.read_text(encoding="utf-8")) == facts(measured)
+    main([str(directory), str(texts)])
+    assert "**All together**" in capsys.readouterr().out
+
+    asked = []
+    monkeypatch.setattr(demo_model, "measure", lambda *arguments: asked.append(arguments[2:]) or MEASURED)
+    main([str(directory), str(texts), "--hide", "pieces", "--json", str(file)])
+    assert asked == [(texts, "pieces")]
+    assert capsys.readouterr().out == markdown(MEASURED) + "\n"
+    assert json.loads(file.read_text(encoding="utf-8")) == facts(MEASURED)
     with pytest.raises(SystemExit, match="has no text files"):
         main([str(directory), str(directory), "--json", str(file)])
     with pytest.raises(SystemExit, match="nowhere"):
