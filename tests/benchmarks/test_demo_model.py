@@ -465,8 +465,9 @@ def test_the_command(
     assert "**All together**" in capsys.readouterr().out
 
     asked = []
-    monkeypatch.setattr(demo_model, "measure", lambda *arguments: asked.append(arguments[2:]) or MEASURED)
-    main([str(directory), str(texts), "--hide", "pieces", "--json", str(file)])
+    with monkeypatch.context() as patched:
+        patched.setattr(demo_model, "measure", lambda *arguments: asked.append(arguments[2:]) or MEASURED)
+        main([str(directory), str(texts), "--hide", "pieces", "--json", str(file)])
     assert asked == [(texts, "pieces")]
     assert capsys.readouterr().out == markdown(MEASURED) + "\n"
     assert json.loads(file.read_text(encoding="utf-8")) == facts(MEASURED)
