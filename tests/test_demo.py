@@ -119,3 +119,12 @@ def test_a_text_that_is_too_long_or_has_no_mask(run: Run) -> None:
     longest = xlmr_np.inputs.longest_sequence(XLMRobertaForMaskedLM.from_pretrained("demo").config)
     assert_bad_input(run("fill-mask", "--model", "demo", "the <mask> " + "and " * longest), "truncate")
     assert_bad_input(run("fill-mask", "--model", "demo", "no hole"), "mask")
+
+
+def test_the_example_of_the_page_on_training() -> None:
+    """Its own assertions hold."""
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (example,) = regex.findall(r"^```python\n(.*?)^```", page, regex.MULTILINE | regex.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(example, "docs/training.md", "exec"), names)
+    assert names["step"].loss < 0.05  # type: ignore[attr-defined]

@@ -641,35 +641,22 @@ def test_other_texts_and_vocabularies_are_refused(
     assert len(losses_of(out)) == 6
 
 
-def test_a_checkpoint_of_other_texts_is_refused(
-    pretrain: Callable[..., Finished], run: Run, texts: list[str], small_vocabulary: Path, tmp_path: Path, out: Path
-) -> None:
-    """Which somebody has put there."""
-    start = ["--vocabulary", str(small_vocabulary), *SHAPE, *TRAINING, *LEARNING]
-    pretrain("--steps", "3")
-    assert run("pretrain", texts[0], "--out", str(tmp_path / "other"), "--steps", "3", *start).status == 0
-    (out / "config.json").unlink()
-    shutil.rmtree(out / "checkpoint-3")
-    (tmp_path / "other" / "checkpoint-3").rename(out / "checkpoint-3")
-    before = contents(out)
-    assert_bad_input(pretrain("--steps", "3"), "The texts or the vocabulary are not those that .* choose another")
-    assert contents(out) == before
+@pytest.fixture
+def another(texts: list[str], small_vocabulary: Path, out: Path) -> Callable[[], Finished]:
+    """Runs the same command to its end in a process of its own."""
+    arguments = command(texts, out, "--steps", "4", "--vocabulary", str(small_vocabulary))
+    return lambda: finished(process_of(arguments))
 
 
 def test_two_processes_are_never_at_work_in_one_directory(
-    pretrain: Callable[..., Finished],
-    texts: list[str],
-    small_vocabulary: Path,
-    out: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    pretrain: Callable[..., Finished], another: Callable[[], Finished], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The second begins in the midst of the first, which is not disturbed."""
-    arguments = command(texts, out, "--steps", "4", "--vocabulary", str(small_vocabulary))
     step, seconds = Trainer.step, []
 
     def joined(self: Trainer, *batches: dict[str, Any]) -> Any:
         if self.optimizer.steps in (0, 3):
-            seconds.append(finished(process_of(arguments)))
+            seconds.append(another())
         return step(self, *batches)
 
     monkeypatch.setattr(Trainer, "step", joined)
@@ -699,18 +686,13 @@ def test_the_lock_is_asked_before_anything_is_changed(pretrain: Callable[..., Fi
 
 
 def test_two_processes_that_begin_at_the_same_moment(
-    pretrain: Callable[..., Finished],
-    texts: list[str],
-    small_vocabulary: Path,
-    out: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    pretrain: Callable[..., Finished], another: Callable[[], Finished], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other one begins, and ends, after this one has found no directory."""
-    arguments = command(texts, out, "--steps", "4", "--vocabulary", str(small_vocabulary))
     new, others = pretraining._new, []
 
     def late(*given: Any) -> Any:
-        others.append(finished(process_of(arguments)))
+        others.append(another())
         return new(*given)
 
     with monkeypatch.context() as patched:
@@ -740,9 +722,7 @@ def test_a_damaged_checkpoint_is_removed_by_hand(
 
 @pytest.mark.parametrize(
     "progress",
-    [{}, {"place": [0, 1]}, {"checksum": 1}]
-    + [{"place": place, "checksum": 1} for place in (None, 5, [], [1], [1, 2, 3], ["0", 1], [0, -1], [0.5, 1], {})]
-    + [{"place": [0, 1], "checksum": checksum} for checksum in (None, "1", [1], -1)],
+    [{}] + [{"place": place} for place in (None, 5, [], [1], [1, 2, 3], ["0", 1], [0, -1], [0.5, 1], {})],
 )
 def test_a_place_that_is_none_is_damage(
     progress: Any, pretrain: Callable[..., Finished], out: Path, whole_interrupted: Path

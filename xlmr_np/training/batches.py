@@ -4,7 +4,6 @@ A batch is packed: as many sequences as fit into a number of tokens, each of whi
 padding, as the model lays them end to end, and no document has a stranger for a neighbour.
 """
 
-import zlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
@@ -28,11 +27,6 @@ class Sequences(NamedTuple):
 
     ids: Int[np.ndarray, " N"]
     ends: Int[np.ndarray, " B+1"]
-
-    @property
-    def checksum(self) -> int:
-        """A number that other texts, or another vocabulary, hardly ever share."""
-        return zlib.crc32(self.ends.tobytes(), zlib.crc32(self.ids.tobytes()))
 
 
 def sequences_of(documents: Iterable[str], tokenizer: XLMRobertaTokenizer, max_length: int) -> Sequences:

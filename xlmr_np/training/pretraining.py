@@ -130,32 +130,18 @@ def pretrain(
             if finished is not None:
                 return finished
             checkpoint = next(reversed(checkpoints_of(out)), None)
-        if checkpoint:
-            begun = load_model(checkpoint, XLMRobertaForMaskedLM, num_threads)
-            with reading(checkpoint):
-                tokenizer = XLMRobertaTokenizer.from_pretrained(checkpoint)
+        if checkpoint is None:
+            run = _new_run(files, out, setting, shape, model, vocabulary, num_threads)
         else:
-            tokenizer = _tokenizer(files, out, setting, shape, model, vocabulary)
-            begun = _new(model, shape, setting, tokenizer, num_threads)
-            if model is not None and vocabulary is not None and len(tokenizer) < begun.config.vocab_size:
-                raise ValueError(
-                    f"The vocabulary has {len(tokenizer):,} tokens, and the model has {begun.config.vocab_size:,}; "
-                    "give none to use the model's own."
-                )
-        run = PretrainingRun(files, out, setting, tokenizer, begun)
-        if checkpoint:
-            run.restore(checkpoint)
-        out.mkdir(parents=True, exist_ok=True)
+            run = _resumed(checkpoint, files, out, setting, num_threads)
         if not is_alone:
+            out.mkdir(parents=True, exist_ok=True)
             until_the_end.enter_context(_alone_in(out))
             if _is_begun(out, asked):
                 raise ValueError(f"Another process has begun this run in {out} at the same time; start again to go on.")
-        _claim(out, asked, tokenizer)
+        _claim(out, asked, run.tokenizer)
         run.train(report)
-        tokenizer.save_pretrained(out)
-        trained = XLMRobertaForMaskedLM.from_pretrained(checkpoints_of(out)[-1], dtype=dtype, num_threads=num_threads)
-        trained.save_pretrained(out)
-        return trained
+        return run.finish(dtype, num_threads)
 
 
 class PretrainingRun:
@@ -259,25 +245,33 @@ class PretrainingRun:
                 )
             self.log.write(step=self.steps, held_out_loss=round(loss, 6))
         self.log.draw()
-        progress = {"place": self.place, "checksum": self.sequences.checksum}
-        save_checkpoint(self.out, self.trainer, self.tokenizer, progress, CHECKPOINTS_KEPT)
+        save_checkpoint(self.out, self.trainer, self.tokenizer, {"place": self.place}, CHECKPOINTS_KEPT)
+
+    def finish(self, dtype: str, num_threads: int | None) -> XLMRobertaForMaskedLM:
+        """Save the model of the last checkpoint in a type of its own.
+
+        Raises:
+            OSError: something cannot be written; the checkpoint is as it was.
+        """
+        self.tokenizer.save_pretrained(self.out)
+        last = checkpoints_of(self.out)[-1]
+        trained: XLMRobertaForMaskedLM = XLMRobertaForMaskedLM.from_pretrained(
+            last, dtype=dtype, num_threads=num_threads
+        )
+        trained.save_pretrained(self.out)
+        return trained
 
     def restore(self, checkpoint: Path) -> None:
         """Go on from a checkpoint whose model this run's is.
 
         Raises:
             CheckpointError: it is damaged.
-            ValueError: it was trained on other texts, or with another vocabulary.
         """
         progress = restore_checkpoint(checkpoint, self.trainer)
         with reading(checkpoint):
-            checksum, (epoch, done) = progress["checksum"], progress["place"]
-            if not all(type(number) is int and number >= 0 for number in (checksum, epoch, done)):
+            epoch, done = progress["place"]
+            if not all(type(number) is int and number >= 0 for number in (epoch, done)):
                 raise ValueError(f"its place in the texts is {epoch!r:.20}, {done!r:.20}")
-        if checksum != self.sequences.checksum:
-            raise ValueError(
-                f"The texts or the vocabulary are not those that {self.out} was begun with; choose another directory."
-            )
         self._begin_at(Place(epoch, done))
 
     def _last_checkpoint(self) -> str:
@@ -391,6 +385,47 @@ def _finished(out: Path, dtype: str, num_threads: int | None) -> XLMRobertaForMa
     if not checkpoints_of(out):
         raise ValueError(f"{out} has the finished model in {trained.dtype}, and no checkpoint to make {dtype} from.")
     return None
+
+
+def _resumed(
+    checkpoint: Path, files: Sequence[Path], out: Path, setting: PretrainingSetting, num_threads: int | None
+) -> PretrainingRun:
+    """A run as it was at a checkpoint of it.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+    """
+    model = load_model(checkpoint, XLMRobertaForMaskedLM, num_threads)
+    with reading(checkpoint):
+        tokenizer = XLMRobertaTokenizer.from_pretrained(checkpoint)
+    run = PretrainingRun(files, out, setting, tokenizer, model)
+    run.restore(checkpoint)
+    return run
+
+
+def _new_run(
+    files: Sequence[Path],
+    out: Path,
+    setting: PretrainingSetting,
+    shape: ModelShape,
+    model: str | os.PathLike[str] | None,
+    vocabulary: Path | None,
+    num_threads: int | None,
+) -> PretrainingRun:
+    """A run before its first step.
+
+    Raises:
+        ValueError: the vocabulary does not fit the model, or there is no text.
+        OSError: a file cannot be read, or is damaged.
+    """
+    tokenizer = _tokenizer(files, out, setting, shape, model, vocabulary)
+    begun = _new(model, shape, setting, tokenizer, num_threads)
+    if model is not None and vocabulary is not None and len(tokenizer) < begun.config.vocab_size:
+        raise ValueError(
+            f"The vocabulary has {len(tokenizer):,} tokens, and the model has {begun.config.vocab_size:,}; give none "
+            "to use the model's own."
+        )
+    return PretrainingRun(files, out, setting, tokenizer, begun)
 
 
 def _tokenizer(
