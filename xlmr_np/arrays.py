@@ -6,6 +6,7 @@ CuPy, array_api_strict and torch tensors.
 """
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,15 @@ from array_api_compat import array_namespace, is_cupy_array, is_numpy_array
 
 __all__ = [
     "Array",
+    "address",
     "array_namespace",
     "as_generator",
     "at_least_float32",
     "compute_dtype",
+    "device_context",
     "dtype_from_name",
     "erf",
+    "is_out_of_memory",
     "resolve_device",
     "scatter_add_rows",
     "to_device",
@@ -218,6 +222,11 @@ def _number_of_gpus(why_none: bool = False) -> int:
     return count
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that a GPU has no memory left."""
+    return type(error).__name__ == "OutOfMemoryError" and type(error).__module__.split(".")[0] == "cupy"
+
+
 def as_generator(generator: np.random.Generator | None) -> np.random.Generator:
     """The generator itself; None gives one of fresh randomness.
 
@@ -231,13 +240,28 @@ def as_generator(generator: np.random.Generator | None) -> np.random.Generator:
     return np.random.default_rng() if generator is None else generator
 
 
+def address(x: Array) -> int:
+    """Where the first element of `x`, a NumPy or CuPy array, lies in its memory."""
+    return int(x.data.ptr if is_cupy_array(x) else x.ctypes.data)
+
+
+def device_context(device: str) -> AbstractContextManager[Any]:
+    """While it lasts, `device` ("cpu" or "cuda:N") is the one that CuPy works on, if it is a GPU."""
+    if device == "cpu":
+        return nullcontext()
+    import cupy
+
+    context: AbstractContextManager[Any] = cupy.cuda.Device(int(device.removeprefix("cuda:")))
+    return context
+
+
 def to_device(x: Array, device: str) -> Array:
     """`x`, a NumPy or CuPy array, on `device` ("cpu" or "cuda:N"); copied only if it is not there yet."""
     if device == "cpu":
         return to_numpy(x)
     import cupy
 
-    with cupy.cuda.Device(int(device.removeprefix("cuda:"))):
+    with device_context(device):
         return cupy.asarray(x)
 
 

@@ -99,7 +99,7 @@ def prepare_inputs(
         check_shape("position_ids", positions, ids.shape)
     else:
         counted = is_token if token_table is None else is_real
-        _check_length(counted, limit, config)
+        check_lengths(counted.sum(axis=1), config)
         positions = positions_of(counted.astype(np.int64), pad_id)
 
     if is_visible is not None or padded:
@@ -147,12 +147,9 @@ def visibility(
     if mask.dtype.name == "bfloat16":  # which NumPy's own functions do not know
         mask = mask.astype(np.float32)
     if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and np.isnan(mask).any()):
-        raise ValueError(f"attention_mask must hold booleans or numbers; this one is {mask.dtype} or holds NaN.")
+        raise ValueError(no_mask(mask))
     if mask.ndim in (2, 3) and (mask < 0).any():
-        raise ValueError(
-            f"An attention_mask of {mask.ndim} dimensions says 1 for seen and 0 for hidden; this one has negative "
-            "values, as masks that are added to the scores have. Those need four dimensions."
-        )
+        raise ValueError(negative_mask(mask.ndim))
     batch, length = is_token.shape
     if mask.ndim == 2:
         check_shape("attention_mask", mask, (batch, length))
@@ -178,6 +175,19 @@ def visibility(
     raise ValueError(
         "An attention_mask with 4 dimensions must be boolean (True: seen), or floats that are 0 (seen) or the type's "
         f"lowest value or -inf (hidden); this one is {mask.dtype} with other values."
+    )
+
+
+def no_mask(mask: Array) -> str:
+    """What is wrong with a mask whose elements are no numbers."""
+    return f"attention_mask must hold booleans or numbers; this one is {mask.dtype} or holds NaN."
+
+
+def negative_mask(dimensions: int) -> str:
+    """What is wrong with a mask of two or three dimensions that has negative values."""
+    return (
+        f"An attention_mask of {dimensions} dimensions says 1 for seen and 0 for hidden; this one has negative values, "
+        "as masks that are added to the scores have. Those need four dimensions."
     )
 
 
@@ -316,13 +326,18 @@ def read_array(name: str, x: Any, kinds: str, axes: tuple[str, ...]) -> np.ndarr
         TypeError: it holds something else.
     """
     array = rectangle(name, x)
+    check_kind(name, array, kinds, axes)
+    return array
+
+
+def check_kind(name: str, array: Array, kinds: str, axes: tuple[str, ...]) -> None:
+    """Refuse what `read_array` does not return."""
     if array.ndim != len(axes) or 0 in array.shape:
         raise ValueError(
             f"{name} must have the axes [{', '.join(axes)}], none of them empty; its shape is {array.shape}."
         )
     if array.dtype.kind not in kinds and not (kinds == "f" and array.dtype.name == "bfloat16"):
         raise TypeError(f"{name} must be an array of {KINDS[kinds]}; it holds {array.dtype}.")
-    return array
 
 
 def _indices(name: str, x: Any, size: int, field: str) -> np.ndarray:
@@ -341,14 +356,17 @@ def check_shape(name: str, x: np.ndarray, shape: tuple[int, ...]) -> None:
 def check_indices(name: str, x: np.ndarray, size: int, field: str) -> None:
     """Refuse numbers that are not from 0 to `size - 1`, a limit that is called `field` (ValueError)."""
     for place in np.argwhere((x < 0) | (x >= size))[:1]:
-        raise ValueError(
-            f"{name}[{', '.join(map(str, place))}] is {x[tuple(place)]}; "
-            f"the model's {field} of {size} allows 0 to {size - 1}."
-        )
+        raise ValueError(wrong_index(name, tuple(map(int, place)), int(x[tuple(place)]), size, field))
 
 
-def _check_length(is_token: np.ndarray, limit: int, config: XLMRobertaConfig) -> None:
-    lengths = is_token.sum(axis=1)
+def wrong_index(name: str, place: tuple[int, ...], index: int, size: int, field: str) -> str:
+    """What is wrong with an index that is not from 0 to `size - 1`."""
+    return f"{name}[{', '.join(map(str, place))}] is {index}; the model's {field} of {size} allows 0 to {size - 1}."
+
+
+def check_lengths(lengths: Int[np.ndarray, " B"], config: XLMRobertaConfig) -> None:
+    """Refuse sequences of more tokens than there are positions for (ValueError)."""
+    limit = longest_sequence(config)
     row = int(lengths.argmax())
     if lengths[row] > limit:
         raise ValueError(

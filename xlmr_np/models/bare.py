@@ -10,6 +10,7 @@ from xlmr_np.config import XLMRobertaConfig
 from xlmr_np.heads.pooler import pooler_backward, pooler_forward
 from xlmr_np.inputs import first_token_backward, first_token_forward, pack, rectangle, unpack
 from xlmr_np.models.encoding import DropoutKeys, EncoderModel, Requests
+from xlmr_np.models.on_device import on_device
 from xlmr_np.models.pretrained import ModelParams
 from xlmr_np.outputs import BaseModelOutput
 from xlmr_np.weights.specification import encoder_specification, pooler_specification
@@ -39,6 +40,7 @@ class XLMRobertaModel(EncoderModel):
         with_pooler = has_pooler if add_pooling_layer is None else add_pooling_layer
         return ModelParams(encoder_specification(config), pooler_specification(config) if with_pooler else None)
 
+    @on_device
     def forward(
         self,
         input_ids: Any = None,
@@ -96,6 +98,7 @@ class XLMRobertaModel(EncoderModel):
             BaseModelOutput(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions), requests
         )
 
+    @on_device
     def vjp(
         self, generator: np.random.Generator | None = None, *, checkpoint_layers: bool = False, **batch: Any
     ) -> tuple[BaseModelOutput, Callable[..., ModelParams]]:

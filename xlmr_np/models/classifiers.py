@@ -38,6 +38,7 @@ from xlmr_np.losses.binary_cross_entropy import binary_cross_entropy_backward, b
 from xlmr_np.losses.cross_entropy import cross_entropy_backward, cross_entropy_forward
 from xlmr_np.losses.mean_squared_error import mean_squared_error_backward, mean_squared_error_forward
 from xlmr_np.models.encoding import DropoutKeys, Requests, TaskModel
+from xlmr_np.models.on_device import on_device
 from xlmr_np.models.pretrained import ModelParams
 from xlmr_np.ops import Ops
 from xlmr_np.outputs import (
@@ -110,6 +111,7 @@ class ClassifierModel(TaskModel):
         output = self._output(loss, logits, inputs, encoded.hidden_states, encoded.attentions)
         return self._returned(output, requests)
 
+    @on_device
     def loss_and_gradients(
         self,
         generator: np.random.Generator | None = None,
@@ -179,6 +181,7 @@ class ClassifierModel(TaskModel):
 class LabelledModel(ClassifierModel):
     """A classifier whose right answers are one array `labels`; which, its class says."""
 
+    @on_device
     def forward(
         self,
         input_ids: Any = None,
@@ -312,6 +315,7 @@ class XLMRobertaForQuestionAnswering(ClassifierModel):
             raise ValueError(f"Question answering has two labels, start and end; the config has {config.num_labels}.")
         return ModelParams(encoder_specification(config), question_answering_specification(config))
 
+    @on_device
     def forward(
         self,
         input_ids: Any = None,
@@ -389,6 +393,7 @@ class XLMRobertaForMultipleChoice(ClassifierModel):
     def _specification(cls, config: XLMRobertaConfig, is_tied: bool, has_pooler: bool) -> ModelParams:
         return ModelParams(encoder_specification(config), multiple_choice_specification(config))
 
+    @on_device
     def forward(
         self,
         input_ids: Any = None,

@@ -18,6 +18,7 @@ from xlmr_np.encoder import (
     encoder_steps,
 )
 from xlmr_np.inputs import EncoderInputs, in_layout, is_first, pack, prepare_inputs, real_rows, token_places, unpack
+from xlmr_np.inputs_on_gpu import are_on_gpu, prepare_inputs_on_gpu, stays_on_gpu
 from xlmr_np.labels import check_smoothing
 from xlmr_np.layers.attention import Mask, PackedMask, Spans
 from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
@@ -27,7 +28,6 @@ from xlmr_np.losses.cross_entropy import IGNORED_LABEL
 from xlmr_np.models.pretrained import ATTENTION_LAYOUTS, ModelParams, XLMRobertaPreTrainedModel
 from xlmr_np.ops import Ops
 from xlmr_np.ops.cpu.shards import Shard, cut
-from xlmr_np.ops.reference import REFERENCE
 from xlmr_np.outputs import ModelOutput
 from xlmr_np.row_sparse import RowSparse
 
@@ -113,6 +113,10 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             if arguments.pop(name, None) is not None:
                 raise NotImplementedError(f"{type(self).__name__} has no cross-attention or cache to take {name} yet.")
         padded = output_attentions or ATTENTION_LAYOUTS[self.attn_implementation.removeprefix("paged|")] == "padded"
+        gpu = self.engine.gpu
+        if are_on_gpu(arguments, self.device) and gpu is not None and stays_on_gpu(**arguments) and not padded:
+            arguments.pop("inputs_embeds", None)
+            return prepare_inputs_on_gpu(gpu, self.config, **arguments)
         inputs = prepare_inputs(self.config, **arguments, padded=padded)
         if inputs.token_table is not None:  # lists and NumPy's own results are float64; the model stays in its type
             inputs = inputs._replace(token_table=inputs.token_table.astype(self._compute_dtype, copy=False))
@@ -121,7 +125,8 @@ class EncoderModel(XLMRobertaPreTrainedModel):
     @property
     def _compute_dtype(self) -> np.dtype:
         """The type in which the model computes; half-precision weights are widened on a CPU."""
-        return compute_dtype(to_numpy(self.params.encoder.embeddings.layer_norm.weight))
+        weight = self.params.encoder.embeddings.layer_norm.weight
+        return compute_dtype(weight) if self.engine.gpu is None else weight.dtype
 
     def _to_device(self, leaf: Any) -> Any:
         """Arrays on the model's device; numbers stay."""
@@ -166,12 +171,14 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             return [*states, x]
 
         if output_attentions:
-            states = run(inputs, read, self.engine.inference._replace(attention=REFERENCE.attention))
+            attention = self.engine.attention_with_probabilities
+            states = run(inputs, read, self.engine.inference._replace(attention=attention))
         else:
             states = self._run_in_shards(run, inputs, read)
         *hidden_states, last = (real_rows(state, inputs) for state in states)
         if read is not None and (all_ask or _asking(inputs.mask, read) is None):
             last = pack(last, read)
+        self.engine.check(last)
         chosen = dict(zip(sorted(selected), hidden_states, strict=True))
         return Encoded(
             last,
@@ -267,7 +274,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             setting,
             self.engine.training,
             dropout,
-            self.engine.inference if checkpoint_layers else None,
+            self.engine.first_run if checkpoint_layers else None,
             asking,
         )
         rows = real_rows(x, inputs)

@@ -20,6 +20,7 @@ from xlmr_np.labels import counted_items, token_labels
 from xlmr_np.layers.linear import LinearParams
 from xlmr_np.losses.cross_entropy import cross_entropy_forward
 from xlmr_np.models.encoding import DropoutKeys, Requests, TaskModel
+from xlmr_np.models.on_device import on_device
 from xlmr_np.models.pretrained import ModelParams
 from xlmr_np.ops.reference import TopK
 from xlmr_np.outputs import CausalLMOutput, MaskedLMOutput
@@ -100,6 +101,7 @@ class LanguageModel(TaskModel):
         """The mean cross-entropy at the labelled tokens, given the logits [N, V] of all."""
         return cross_entropy_forward(pack(logits, targets.is_labelled), targets.labels)[0] * targets.scale
 
+    @on_device
     def loss(self, **batch: Any) -> Array:
         """The loss alone, of logits that are computed for the labelled tokens only, and by parts of the vocabulary.
 
@@ -148,6 +150,7 @@ class XLMRobertaForMaskedLM(LanguageModel):
         if config.is_decoder:
             logger.warning("The config says is_decoder=True: tokens see no later ones, unlike in a masked model.")
 
+    @on_device
     def forward(
         self,
         input_ids: Any = None,
@@ -198,6 +201,7 @@ class XLMRobertaForMaskedLM(LanguageModel):
         output = MaskedLMOutput(loss, unpack(logits, inputs.is_real), encoded.hidden_states, encoded.attentions)
         return self._returned(output, requests)
 
+    @on_device
     def loss_and_gradients(
         self,
         generator: np.random.Generator | None = None,
@@ -235,6 +239,7 @@ class XLMRobertaForMaskedLM(LanguageModel):
         is_real = to_numpy(inputs.is_real)
         return self._counted(token_labels(labels["labels"], is_real, self.config.vocab_size)[is_real])
 
+    @on_device
     def predict(
         self,
         input_ids: Any,
@@ -293,6 +298,7 @@ class XLMRobertaForCausalLM(LanguageModel):
         super()._assemble(config, loaded, device, attention)
         self.config.is_decoder = True  # otherwise the tokens to be predicted would be seen
 
+    @on_device
     def forward(
         self,
         input_ids: Any = None,
@@ -355,6 +361,7 @@ class XLMRobertaForCausalLM(LanguageModel):
         output = CausalLMOutput(loss, unpack(logits, inputs.is_real), encoded.hidden_states, encoded.attentions)
         return self._returned(output, requests)
 
+    @on_device
     def loss_and_gradients(
         self,
         generator: np.random.Generator | None = None,

@@ -1,8 +1,11 @@
 """Which operations run a model on which device, and how they share out the sentences of a batch."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
-from xlmr_np.ops import Ops, without_caches
+from xlmr_np.arrays import Array
+from xlmr_np.ops import Op, Ops, without_caches
+from xlmr_np.ops.cuda.kernels import Gpu
 from xlmr_np.ops.numpy_ops import inference_ops, training_ops
 from xlmr_np.ops.reference import REFERENCE
 from xlmr_np.ops.threads import ALONE, Threads
@@ -16,19 +19,61 @@ class Sharding(NamedTuple):
 
 
 class Engine(NamedTuple):
-    """The operations of one kind of device: those of inference make no caches and have no backward pass.
+    """The operations of one kind of device, and what is particular to it.
 
-    `sharding` is None where a device shares out its work itself.
+    Attributes:
+        inference: make no caches and have no backward pass.
+        training: with caches and backward passes.
+        first_run: like those of training, without caches: for layers that the backward pass runs again.
+        attention_with_probabilities: whose cache has the probabilities.
+        sharding: None where a device shares out its work itself.
+        gpu: what launches its kernels; None on a CPU.
+        check: refuses hidden states [N, D] of which a narrow type could not hold all.
     """
 
     inference: Ops
     training: Ops
+    first_run: Ops
+    attention_with_probabilities: Op
     sharding: Sharding | None
+    gpu: Gpu | None
+    check: Callable[[Array], None]
 
 
 def engine_for(device: str, number_of_threads: int) -> Engine:
     """The engine of a device, "cpu" or "cuda:N"; the number of threads concerns the CPU."""
     if device == "cpu":
-        threads = Threads(number_of_threads)
-        return Engine(inference_ops(threads), training_ops(threads), Sharding(threads, inference_ops(ALONE)))
-    return Engine(without_caches(REFERENCE), REFERENCE, None)
+        return cpu_engine(Threads(number_of_threads))
+    from xlmr_np.ops.cuda.cupy_gpu import CupyGpu
+
+    return gpu_engine(CupyGpu())
+
+
+def cpu_engine(threads: Threads) -> Engine:
+    """NumPy on these threads."""
+    inference = inference_ops(threads)
+    return Engine(
+        inference=inference,
+        training=training_ops(threads),
+        first_run=inference,
+        attention_with_probabilities=REFERENCE.attention,
+        sharding=Sharding(threads, inference_ops(ALONE)),
+        gpu=None,
+        check=lambda hidden_states: None,
+    )
+
+
+def gpu_engine(gpu: Gpu) -> Engine:
+    """Kernels and products of this GPU; training is the textbook's on its arrays."""
+    from xlmr_np.ops import cuda_ops
+    from xlmr_np.ops.cuda.overflow import check_overflow
+
+    return Engine(
+        inference=cuda_ops.inference_ops(gpu),
+        training=REFERENCE,
+        first_run=without_caches(REFERENCE),
+        attention_with_probabilities=Op(cuda_ops.attention_with_probabilities_forward),
+        sharding=None,
+        gpu=gpu,
+        check=check_overflow,
+    )

@@ -1,0 +1,300 @@
+"""How fast the GPU engine is, beside torch and transformers on the same card: python -m tests.benchmarks.gpu [--json F]
+
+Attention alone, then whole encoders of XLM-R's two shapes with random weights. Every figure is the median of runs in
+turn, timed by events of the card after warming up. A share is of the rate at which this card multiplies large matrices
+of the same type, measured in the same run. Tokens are real ones: padding counts for nothing.
+"""
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tests.gpu.card import why_not
+from xlmr_np import XLMRobertaConfig, XLMRobertaModel
+from xlmr_np.arrays import to_device
+from xlmr_np.config import XLM_ROBERTA_BASE, XLM_ROBERTA_LARGE
+from xlmr_np.layers.attention import PackedMask, Spans
+from xlmr_np.ops.cuda.attention import attention
+from xlmr_np.ops.cuda.cupy_gpu import CupyGpu
+from xlmr_np.ops.engines import gpu_engine
+
+SHAPES = {"base": XLM_ROBERTA_BASE, "large": XLM_ROBERTA_LARGE}
+DTYPES = ("float16", "bfloat16")
+ATTENTION_LENGTHS = (128, 512, 2048, 8192)
+ATTENTION_TOKENS = 32768  # of a batch, whatever the length
+HEADS, WIDTH = 12, 64
+MATRIX = 8192  # rows and columns of the matrices that give the card's rate
+ROUNDS = 7  # of all contestants in turn
+SECONDS_OF_ROUND = 0.05  # that one contestant's part of a round takes at least
+
+
+class Workload(NamedTuple):
+    """Sentences of an encoder's batch: of equal length, or of random ones whose sum is a share of the rectangle."""
+
+    batch: int
+    length: int
+    share: float = 1.0
+
+    def __str__(self) -> str:
+        ragged = "" if self.share == 1 else f", {self.share:.0%} real"
+        return f"{self.batch} x {self.length}{ragged}"
+
+    def lengths(self) -> list[int]:
+        if self.share == 1:
+            return [self.length] * self.batch
+        random = np.random.default_rng(0)
+        drawn = random.random(self.batch)
+        lengths = np.maximum(4, drawn / drawn.mean() * self.share * self.length).astype(int)
+        return np.minimum(lengths, self.length).tolist()
+
+
+WORKLOADS = (Workload(1, 16), Workload(32, 128), Workload(64, 512), Workload(64, 512, 0.5), Workload(64, 512, 0.25))
+
+
+class Counting:
+    """A GPU that counts launches of kernels and products."""
+
+    def __init__(self) -> None:
+        self._gpu = CupyGpu()
+        self.count = 0
+
+    def launch(self, *arguments: Any, **settings: Any) -> None:
+        self.count += 1
+        self._gpu.launch(*arguments, **settings)
+
+    def matmul(self, a: Any, b: Any) -> Any:
+        self.count += 1
+        return self._gpu.matmul(a, b)
+
+
+def seconds(contestants: dict[str, Callable[[], Any]]) -> dict[str, float]:
+    """The median time of a call of each, in rounds of all in turn; those that fail are left out."""
+    import cupy
+    import torch
+
+    calls: dict[str, int] = {}
+    for name, run in contestants.items():
+        with reported(name):
+            for _ in range(3):
+                run()
+            torch.cuda.synchronize()
+            calls[name] = max(1, round(SECONDS_OF_ROUND / timed(run, 3)))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(ROUNDS):
+        for name, number in calls.items():
+            times[name].append(timed(contestants[name], number))
+    cupy.get_default_memory_pool().free_all_blocks()
+    torch.cuda.empty_cache()
+    return {name: statistics.median(each) for name, each in times.items()}
+
+
+def timed(run: Callable[[], Any], number: int) -> float:
+    """Seconds of a call, over so many, on the streams of CuPy and torch, which are both the default one."""
+    import cupy
+
+    begin, end = cupy.cuda.Event(), cupy.cuda.Event()
+    begin.record()
+    for _ in range(number):
+        run()
+    end.record()
+    end.synchronize()
+    return float(cupy.cuda.get_elapsed_time(begin, end)) / 1000 / number
+
+
+@contextmanager
+def reported(name: str) -> Iterator[None]:
+    """A peer that cannot run here is said to be missing, and the rest goes on."""
+    try:
+        yield
+    except Exception as error:
+        print(f"  {name}: not measured ({type(error).__name__}: {str(error).splitlines()[0]:.100})", flush=True)
+
+
+def matrix_rate(dtype: str) -> float:
+    """Operations a second of a product of two large matrices."""
+    import torch
+
+    a, b = (torch.randn(MATRIX, MATRIX, device="cuda", dtype=getattr(torch, dtype)) for _ in range(2))
+    return 2 * MATRIX**3 / seconds({"product": lambda: a @ b})["product"]
+
+
+def spans_on_card(lengths: list[int]) -> Spans:
+    sizes = np.array(lengths, np.int64)
+    return Spans(to_device(sizes.cumsum() - sizes, "cuda:0"), to_device(sizes, "cuda:0"))
+
+
+def attention_alone(dtype: str, length: int) -> dict[str, Any]:
+    """Ours and torch's kernels on sentences of equal length: seconds, and operations a second."""
+    import cupy
+    import torch
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+    from torch.nn.functional import scaled_dot_product_attention
+
+    batch = ATTENTION_TOKENS // length
+    packed = [torch.randn(batch * length, HEADS, WIDTH, device="cuda", dtype=getattr(torch, dtype)) for _ in range(3)]
+    padded = [x.view(batch, length, HEADS, WIDTH).transpose(1, 2) for x in packed]
+    query, key, value = (cupy.from_dlpack(x) for x in packed)
+    spans = spans_on_card([length] * batch)
+    gpu, mask = CupyGpu(), PackedMask(spans, spans)
+
+    def by(backend: SDPBackend) -> Callable[[], Any]:
+        def run() -> Any:
+            with sdpa_kernel(backend):
+                return scaled_dot_product_attention(*padded)
+
+        return run
+
+    contestants: dict[str, Callable[[], Any]] = {
+        "xlmr-np": lambda: attention(gpu, query, key, value, mask),
+        "torch flash": by(SDPBackend.FLASH_ATTENTION),
+        "torch cuDNN": by(SDPBackend.CUDNN_ATTENTION),
+        "torch efficient": by(SDPBackend.EFFICIENT_ATTENTION),
+    }
+    with suppress(ImportError):
+        from torch.nn.attention.varlen import varlen_attn
+
+        offsets = torch.arange(batch + 1, device="cuda", dtype=torch.int32) * length
+        contestants["torch varlen"] = lambda: varlen_attn(*packed, offsets, offsets, length, length)
+    times = seconds(contestants)
+    operations = 4 * batch * HEADS * length**2 * WIDTH
+    return {name: {"seconds": time, "rate": operations / time} for name, time in times.items()}
+
+
+def operations_of(config: XLMRobertaConfig, lengths: list[int]) -> float:
+    """Multiplications and additions of all products of the encoder's layers."""
+    width, inner = config.hidden_size, config.intermediate_size
+    linear = 2 * (4 * width * width + 2 * width * inner) * sum(lengths)
+    scores = 4 * width * sum(length**2 for length in lengths)
+    return float(config.num_hidden_layers * (linear + scores))
+
+
+def encoders(name: str, dtype: str, checkpoint: Path) -> Iterator[tuple[Workload, dict[str, Any]]]:
+    """Ours and transformers' on every workload: tokens a second, peak memory, launches of a layer."""
+    import cupy
+    import torch
+    import transformers
+
+    config = SHAPES[name]
+    ours = XLMRobertaModel.from_pretrained(checkpoint, device="cuda", dtype=dtype, add_pooling_layer=False)
+    counting = Counting()
+    theirs = (
+        transformers.XLMRobertaModel.from_pretrained(
+            checkpoint, dtype=getattr(torch, dtype), attn_implementation="sdpa", add_pooling_layer=False
+        )
+        .cuda()
+        .eval()
+    )
+    compiled = torch.compile(theirs)
+    for workload in WORKLOADS:
+        lengths = workload.lengths()
+        ids = np.full((workload.batch, workload.length), 1)
+        for row, length in zip(ids, lengths, strict=True):
+            row[:length] = np.random.default_rng(length).integers(4, 250_000, length)
+        own = {
+            "input_ids": to_device(ids, "cuda:0"),
+            "attention_mask": to_device((ids != 1).astype(np.int64), "cuda:0"),
+        }
+        tensors = {key: torch.from_dlpack(array) for key, array in own.items()}
+        if workload.share == 1:
+            tensors.pop("attention_mask")
+
+        def run(model: Any, tensors: dict[str, Any] = tensors) -> Any:
+            with torch.inference_mode():
+                return model(**tensors)
+
+        times = seconds(
+            {
+                "xlmr-np": lambda own=own: ours(**own),
+                "transformers": lambda: run(theirs),
+                "transformers compiled": lambda: run(compiled),
+            }
+        )
+        result: dict[str, Any] = {
+            contestant: {"seconds": time, "tokens per second": sum(lengths) / time}
+            for contestant, time in times.items()
+        }
+        pool = cupy.get_default_memory_pool()
+        pool.free_all_blocks()
+        before = pool.used_bytes()
+        ours(**own)
+        result["xlmr-np"]["peak bytes"] = pool.total_bytes() - before
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(theirs)
+        result["transformers"]["peak bytes"] = torch.cuda.max_memory_allocated() - before
+        engine, counting.count = ours.engine, 0
+        ours.engine = gpu_engine(counting)
+        ours(**own)
+        ours.engine = engine
+        result["xlmr-np"]["launches of a layer"] = counting.count / config.num_hidden_layers
+        result["operations"] = operations_of(config, lengths)
+        yield workload, result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write everything measured to this file")
+    arguments = parser.parse_args()
+    reason = why_not()
+    if reason is not None:
+        parser.error(f"there is nothing to measure: {reason}.")
+    import cupy
+    import torch
+    import transformers
+
+    name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
+    versions = {"cupy": cupy.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
+    print(f"{name}, {', '.join(f'{library} {version}' for library, version in versions.items())}", flush=True)
+    everything: dict[str, Any] = {"card": name, "versions": versions, "attention": {}, "encoders": {}}
+    rates = {dtype: matrix_rate(dtype) for dtype in DTYPES}
+    everything["matrix rates"] = rates
+    print("\nProducts of large matrices: " + ", ".join(f"{d} {r / 1e12:.0f} TFLOP/s" for d, r in rates.items()))
+
+    print(f"\nAttention alone, {HEADS} heads of width {WIDTH}, {ATTENTION_TOKENS} tokens, TFLOP/s", flush=True)
+    for dtype in DTYPES:
+        for length in ATTENTION_LENGTHS:
+            found = attention_alone(dtype, length)
+            everything["attention"][f"{dtype} {length}"] = found
+            row = ", ".join(f"{contestant} {each['rate'] / 1e12:.0f}" for contestant, each in found.items())
+            print(f"| {dtype} | {length} | {row} |", flush=True)
+
+    print("\nEncoders: thousand tokens a second, share of the rate of products, peak memory", flush=True)
+    for shape, config in SHAPES.items():
+        with TemporaryDirectory() as directory:
+            config.save_pretrained(directory)
+            torch.manual_seed(0)
+            random = transformers.XLMRobertaModel(
+                transformers.XLMRobertaConfig.from_pretrained(directory), add_pooling_layer=False
+            )
+            random.half().save_pretrained(directory)
+            del random
+            for dtype in DTYPES:
+                for workload, found in encoders(shape, dtype, Path(directory)):
+                    everything["encoders"][f"{shape} {dtype} {workload}"] = found
+                    print(f"| {shape} | {dtype} | {workload} | {_cells(found, rates[dtype])} |", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+
+
+def _cells(found: dict[str, Any], rate: float) -> str:
+    cells = []
+    for contestant in ("xlmr-np", "transformers", "transformers compiled"):
+        if contestant in found:
+            each = found[contestant]
+            share = found["operations"] / each["seconds"] / rate
+            cell = f"{contestant} {each['tokens per second'] / 1e3:,.0f} ({share:.0%})"
+            if "peak bytes" in each:
+                cell += f" {each['peak bytes'] / 2**20:,.0f} MiB"
+            cells.append(cell)
+    return " | ".join([*cells, f"{found['xlmr-np']['launches of a layer']:.1f} launches a layer"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""No kernel goes outside of its arrays: models and attention under AddressSanitizer, in processes of their own."""
+
+import pytest
+
+from tests.cuda_emulator import run_sanitized, why_not
+
+pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"kernels cannot be executed here: {why_not()}")
+
+WHOLE_MODELS = """
+import numpy as np
+from tests.cuda_emulator import EmulatedGpu
+from tests.ops.calls import DTYPES
+from tests.reference_models import TINY
+from xlmr_np import XLMRobertaConfig, XLMRobertaForMaskedLM, trees
+from xlmr_np.inputs_on_gpu import prepare_inputs_on_gpu
+from xlmr_np.ops.engines import gpu_engine
+
+gpu = EmulatedGpu(sanitize=True)
+ids = np.random.default_rng(0).integers(0, 61, (4, 23))
+for dtype in ("float16", "float32"):
+    for width in (64, 60):
+        config = XLMRobertaConfig(**{**TINY, "hidden_size": width, "num_attention_heads": 2})
+        model = XLMRobertaForMaskedLM(config, generator=np.random.default_rng(0))
+        model.params = trees.map_leaves(lambda leaf: leaf.astype(DTYPES[dtype]), model.params)
+        model.engine = gpu_engine(gpu)
+        model.predict(ids, where=ids != 1, k=3)
+prepare_inputs_on_gpu(gpu, config, ids, ids > 5)
+print("launched", sorted({kernel.file for kernel in gpu.launches}))
+"""
+
+ATTENTION = """
+from tests.cuda_emulator import EmulatedGpu
+from tests.ops.cuda.test_attention import case, without
+from xlmr_np.ops.cuda.attention import attention
+
+for dtype in ("float16", "float32"):
+    for lengths in ([(130, 130)], [(17, 40), (3, 0), (64, 65)]):
+        for is_causal in (False, True):
+            attention(EmulatedGpu(sanitize=True), *case(lengths, 2, 64, dtype, is_causal), with_log_sum_exp=True)
+print("done")
+"""
+
+FAULT = """
+from tests.cuda_emulator import EmulatedGpu
+from tests.ops.cuda.test_attention import case, without
+from xlmr_np.ops.cuda.attention import attention
+
+edit = without(r"{pattern}", 0, "{instead}")
+attention(EmulatedGpu(sanitize=True, edit=edit), *case([(130, 130)], 2, 64, "{dtype}"))
+print("done")
+"""
+FAULTS = {
+    "rows read beyond the last": ("float16", r"row < real_rows", "true", "READ"),
+    "rows written beyond the last": (
+        "float16",
+        r"if \(tile.first_query \+ own_query >= queries\) continue;",
+        "",
+        "WRITE",
+    ),
+    "keys read beyond the last": ("float32", r"min\(KEYS, keys - first_key\)", "KEYS", "READ"),
+}
+
+
+def test_models_stay_within_their_arrays() -> None:
+    done = run_sanitized(WHOLE_MODELS)
+    files = "activations.cu attention.cu attention_plain.cu embeddings.cu norms.cu unpadding.cu vocabulary.cu"
+    assert (done.returncode, done.stdout) == (0, f"launched {files.split()}\n"), done.stderr[-3000:]
+
+
+def test_attention_stays_within_its_arrays() -> None:
+    done = run_sanitized(ATTENTION)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_an_access_outside_is_found(fault: str) -> None:
+    """With its direction and its line."""
+    dtype, pattern, instead, direction = FAULTS[fault]
+    done = run_sanitized(FAULT.format(dtype=dtype, pattern=pattern, instead=instead))
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in done.stderr
+    assert f"{direction} of size" in done.stderr
+    assert "attention" in done.stderr

@@ -1,0 +1,134 @@
+"""Launches of the attention kernels: see attention.cu and attention_plain.cu for what they compute."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from xlmr_np.arrays import Array, address, array_namespace
+from xlmr_np.layers.attention import PackedMask
+
+from .kernels import Gpu, Kernel
+from .types import c_type
+
+TENSOR_CORE_TYPES = ("float16", "bfloat16")
+PLAIN_TYPES = ("float64", "float32", "float16", "bfloat16")
+KEY_TILE, WARPS = 64, 4
+PLAIN_QUERIES, PLAIN_KEYS = 8, 32  # as in attention_plain.cu
+PLAIN_FEATURES = (1, 2, 4, 8)  # that a lane of the plain kernel may have, 32 apart
+ALIGNMENT = 16  # bytes that a copy moves
+
+
+class QueryTiles(NamedTuple):
+    """How many queries a block takes: few where sentences are short or have a bias, many where a key serves many."""
+
+    short: int
+    long: int
+
+
+QUERY_TILES = {32: QueryTiles(64, 64), 64: QueryTiles(64, 128), 128: QueryTiles(64, 64)}  # by head width
+
+
+def attention(
+    gpu: Gpu,
+    query: Float[Array, "N H W"],
+    key: Float[Array, "M H W"],
+    value: Float[Array, "M H W"],
+    mask: PackedMask,
+    bias: Float[Array, "#B #H #T #S"] | None = None,
+    with_log_sum_exp: bool = False,
+) -> tuple[Float[Array, "N H W"], Float[Array, "H N"] | None]:
+    """The context of packed sentences, as `layers.attention.attention_forward` defines it.
+
+    Args:
+        gpu: where the arrays are.
+        query: packed, of any strides, here and in the next two.
+        key: packed.
+        value: like `key`.
+        mask: where the sentences lie; its arrays are int64.
+        bias: added to the scores, in the type of the query; T and S are at least the longest sentence's numbers of
+            queries and keys. Minus infinity hides a key.
+        with_log_sum_exp: also return the logarithm of the sum of the exponentials of each row of scores, as training
+            needs it; it is in the type that sums are in, and minus infinity where a query sees no key.
+
+    Raises:
+        ValueError: heads are wider than 256.
+    """
+    xp = array_namespace(query, key, value)
+    number, heads, width = query.shape
+    wide = xp.float64 if query.dtype == xp.float64 else xp.float32
+    context = xp.empty(query.shape, dtype=query.dtype, device=query.device)
+    log_sum_exp = xp.empty((heads, number), dtype=wide, device=query.device) if with_log_sum_exp else None
+    if number == 0:
+        return context, log_sum_exp
+    sentences = mask.query.starts.shape[0]
+    uses_tensor_cores = query.dtype.name in TENSOR_CORE_TYPES and width in QUERY_TILES
+    query, key, value = (_with_whole_rows(x, ALIGNMENT if uses_tensor_cores else 1) for x in (query, key, value))
+    arguments = [query, key, value, *(np.int64(_row_stride(x)) for x in (query, key, value))]
+    arguments += [*mask.query, *mask.key, np.int32(sentences), bias, *_bias_strides(bias)]
+    if uses_tensor_cores:
+        tiles = QUERY_TILES[width]
+        are_long = number > tiles.short * sentences  # on the average
+        tile = tiles.long if are_long and bias is None else tiles.short
+        kernel = _tensor_core_kernel(query.dtype.name, width, tile, mask.is_causal, bias is not None)
+        arguments += [np.float32(width**-0.5), context, log_sum_exp, np.int64(number)]
+        block, shared_memory = WARPS * 32, (tile + 4 * KEY_TILE) * width * 2
+    else:
+        kernel, tile, block = _plain_kernel(query.dtype.name, width), PLAIN_QUERIES, PLAIN_QUERIES * 32
+        arguments += [np.float64(width**-0.5), context, log_sum_exp, np.int64(number)]
+        arguments += [np.int32(width), np.int32(mask.is_causal)]
+        numbers = PLAIN_QUERIES * width + PLAIN_KEYS * (width + 1) + PLAIN_KEYS * width
+        shared_memory = numbers * np.dtype(wide).itemsize
+    gpu.launch(kernel, (number // tile + sentences, heads), (block,), arguments, shared_memory)
+    return context, log_sum_exp
+
+
+def _with_whole_rows(x: Float[Array, "N H W"], alignment: int) -> Float[Array, "N H W"]:
+    """`x` itself if the heads of a token lie end to end and begin at a multiple of `alignment`; otherwise a copy."""
+    _, heads, width = x.shape
+    row, head, feature = x.strides
+    is_whole = feature == x.dtype.itemsize and (heads == 1 or head == width * x.dtype.itemsize)
+    if is_whole and row % alignment == 0 and address(x) % alignment == 0:
+        return x
+    whole = array_namespace(x).empty(x.shape, dtype=x.dtype, device=x.device)
+    whole[...] = x
+    return whole
+
+
+def _row_stride(x: Float[Array, "N H W"]) -> int:
+    return int(x.strides[0] // x.dtype.itemsize)
+
+
+def _bias_strides(bias: Float[Array, "#B #H #T #S"] | None) -> list[np.int64]:
+    """In elements; 0 along the axes on which it is the same for all."""
+    if bias is None:
+        return [np.int64(0)] * 4
+    return [
+        np.int64(0 if size == 1 else stride // bias.dtype.itemsize)
+        for size, stride in zip(bias.shape, bias.strides, strict=True)
+    ]
+
+
+def _tensor_core_kernel(dtype: str, width: int, tile: int, is_causal: bool, has_bias: bool) -> Kernel:
+    flags = ", ".join("true" if flag else "false" for flag in (is_causal, has_bias))
+    name = f"attention_forward<{c_type(dtype)}, {width}, {tile}, {KEY_TILE}, {WARPS}, {flags}>"
+    return Kernel("attention.cu", name)
+
+
+def _plain_kernel(dtype: str, width: int) -> Kernel:
+    for features in PLAIN_FEATURES:
+        if width <= 32 * features:
+            return Kernel("attention_plain.cu", f"attention_plain_forward<{c_type(dtype)}, {features}>")
+    raise ValueError(f"Heads of width {width} are too wide for the GPU kernels, which take up to 256; use the CPU.")
+
+
+def kernels() -> Iterator[Kernel]:
+    """All instances that `attention` may launch."""
+    flags = (False, True)
+    for dtype, (width, tiles), is_causal, has_bias in product(TENSOR_CORE_TYPES, QUERY_TILES.items(), flags, flags):
+        for tile in {tiles.short} if has_bias else sorted(set(tiles)):
+            yield _tensor_core_kernel(dtype, width, tile, is_causal, has_bias)
+    for dtype, features in product(PLAIN_TYPES, PLAIN_FEATURES):
+        yield _plain_kernel(dtype, 32 * features)

@@ -1,0 +1,11 @@
+"""Every kernel instance there is."""
+
+from . import activations, attention, embeddings, norms, unpadding, vocabulary
+from .kernels import Kernel
+
+_LAUNCH_MODULES = (activations, attention, embeddings, norms, unpadding, vocabulary)
+
+
+def all_kernels() -> list[Kernel]:
+    """All instances that the launch modules may ever ask for."""
+    return [kernel for module in _LAUNCH_MODULES for kernel in module.kernels()]

@@ -1,0 +1,40 @@
+// The end of a sublayer: bias, residual and layer norm in one pass over memory.
+//
+// Equals: LayerNorm(product + bias + residual) of each row, what layers.add_norm.add_norm_forward does after its
+//   product of matrices; without bias and residual, layers.layer_norm.layer_norm_forward.
+// Fuses: bias, residual, mean, variance, normalisation, scale and shift; the row is read once and written once.
+// Block map: grid (blocks of rows), blocks of at most 128 threads; a warp takes a row, a lane every 32nd vector of
+//   LENGTH elements (16 bytes, or single elements where rows are not aligned to that). The row waits in dynamic shared
+//   memory.
+// Architectures: sm_80 sm_90a sm_100
+// Tolerance: sums in float32 (float64 for float64) in another order: 3e-6 (1e-14) of the largest value, times the ratio
+//   of the row's largest value to its standard deviation; for half types half a unit of the result's last place more.
+#include "primitives.cuh"
+#include "reductions.cuh"
+
+// With ADDS: without, `bias` and `residual` are not looked at.
+template <class T, int LENGTH, bool ADDS>
+__global__ void __launch_bounds__(128, 8) add_norm(  // 64 registers, for loads of several vectors at once
+    const T* __restrict__ product,   // [N, D]
+    const T* __restrict__ bias,      // [D]
+    const T* __restrict__ residual,  // [N, D]
+    const T* __restrict__ norm_weight, const T* __restrict__ norm_bias,  // [D]
+    typename Wide<T>::type eps,
+    T* __restrict__ result,  // [N, D]
+    long long number_of_rows, int width) {
+  using Number = typename Wide<T>::type;
+  extern __shared__ __align__(128) unsigned char shared_memory[];
+  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  const long long row = static_cast<long long>(blockIdx.x) * warps + warp;
+  if (row >= number_of_rows) return;
+  Number* kept = reinterpret_cast<Number*>(shared_memory) + warp * numbers_of_kept_row<LENGTH>(width);
+  layer_norm_of_row<T, LENGTH>(
+      [&](Number(&sums)[LENGTH], int vector) {
+        add_vector<T, LENGTH>(sums, product + row * width, vector);
+        if constexpr (ADDS) {
+          add_vector<T, LENGTH>(sums, bias, vector);
+          add_vector<T, LENGTH>(sums, residual + row * width, vector);
+        }
+      },
+      kept, norm_weight, norm_bias, eps, result + row * width, width);
+}

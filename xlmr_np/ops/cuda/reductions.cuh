@@ -1,0 +1,102 @@
+// What kernels over rows share: sums and extremes over a warp, vectors of elements, and the layer norm of a row.
+#pragma once
+#include "primitives.cuh"
+
+constexpr unsigned ALL_LANES = 0xffffffffu;
+
+// The larger of two numbers; the second if either is NaN.
+template <class Number>
+__device__ __forceinline__ Number larger(Number first, Number second) {
+  return first > second ? first : second;
+}
+
+// Over the 32 lanes of a warp, which ask together; every lane gets the same.
+template <class Number>
+__device__ __forceinline__ Number sum_of_warp(Number value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(ALL_LANES, value, distance);
+  return value;
+}
+
+template <class Number>
+__device__ __forceinline__ Number max_of_warp(Number value) {
+#pragma unroll
+  for (int distance = 16; distance > 0; distance /= 2)
+    value = larger(value, __shfl_xor_sync(ALL_LANES, value, distance));
+  return value;
+}
+
+// LENGTH neighbouring elements that travel together: their address is a multiple of their size.
+template <class T, int LENGTH>
+struct alignas(sizeof(T) * LENGTH) Vector {
+  T elements[LENGTH];
+};
+
+// Vector number `vector` of a row.
+template <int LENGTH, class T>
+__device__ __forceinline__ Vector<T, LENGTH> vector_of_row(const T* __restrict__ row, int vector) {
+  return reinterpret_cast<const Vector<T, LENGTH>*>(row)[vector];
+}
+
+// Adds vector number `vector` of a row.
+template <class T, int LENGTH>
+__device__ __forceinline__ void add_vector(typename Wide<T>::type (&sums)[LENGTH], const T* __restrict__ row,
+                                           int vector) {
+  const Vector<T, LENGTH> loaded = vector_of_row<LENGTH>(row, vector);
+#pragma unroll
+  for (int i = 0; i < LENGTH; ++i) sums[i] += to_wide(loaded.elements[i]);
+}
+
+// How many numbers of shared memory a warp needs to keep a row: a multiple of what its lanes take in one round.
+template <int LENGTH>
+__device__ __forceinline__ int numbers_of_kept_row(int width) {
+  return (width + 32 * LENGTH - 1) / (32 * LENGTH) * (32 * LENGTH);
+}
+
+// LayerNorm of one row by one warp, with the mean and then the variance each from a pass over the row of their own, as
+// in layers.layer_norm. `add_to(sums, vector)` adds the row's vector of that number to zeros; it is asked once, and the
+// result is kept in shared memory: lane by lane side by side, so that there are no bank conflicts, and each lane reads
+// only what it has written itself, so that there is no barrier.
+template <class T, int LENGTH, class AddTo>
+__device__ __forceinline__ void layer_norm_of_row(
+    AddTo add_to, typename Wide<T>::type* kept,  // numbers_of_kept_row(width), of this warp alone
+    const T* __restrict__ weight, const T* __restrict__ bias, typename Wide<T>::type eps,
+    T* __restrict__ result,  // the row
+    int width) {
+  using Number = typename Wide<T>::type;
+  const int lane = threadIdx.x & 31, vectors = width / LENGTH;
+  Number* own = kept + lane;
+
+  Number sum = 0;
+  for (int vector = lane, place = 0; vector < vectors; vector += 32) {
+    Number values[LENGTH] = {};
+    add_to(values, vector);
+#pragma unroll
+    for (int i = 0; i < LENGTH; ++i, place += 32) {
+      own[place] = values[i];
+      sum += values[i];
+    }
+  }
+  const Number mean = sum_of_warp(sum) / width;
+
+  Number squares = 0;
+  for (int vector = lane, place = 0; vector < vectors; vector += 32) {
+#pragma unroll
+    for (int i = 0; i < LENGTH; ++i, place += 32) {
+      const Number centered = own[place] - mean;
+      squares += centered * centered;
+    }
+  }
+  const Number inverse_std = Number(1) / sqrt(sum_of_warp(squares) / width + eps);
+
+  for (int vector = lane, place = 0; vector < vectors; vector += 32) {
+    const Vector<T, LENGTH> scales = vector_of_row<LENGTH>(weight, vector);
+    const Vector<T, LENGTH> shifts = vector_of_row<LENGTH>(bias, vector);
+    Vector<T, LENGTH> normalized;
+#pragma unroll
+    for (int i = 0; i < LENGTH; ++i, place += 32)
+      normalized.elements[i] = from_wide<T>((own[place] - mean) * inverse_std * to_wide(scales.elements[i]) +
+                                            to_wide(shifts.elements[i]));
+    reinterpret_cast<Vector<T, LENGTH>*>(result)[vector] = normalized;
+  }
+}
