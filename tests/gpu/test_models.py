@@ -24,6 +24,20 @@ SENTENCES = [
     "人人生而自由,在尊严和权利上一律平等。",
     "يولد جميع الناس أحرارا متساوين في الكرامة والحقوق.",
     "Tom never speaks about his parents.",
+    "Ich habe gestern einen Brief an meine Schwester geschrieben.",
+    "Elle ne savait pas que nous étions déjà partis.",
+    "Mañana vamos a comer con los amigos de mi hermano.",
+    "Oggi il tempo è bello e i bambini giocano in giardino.",
+    "Ela comprou um livro novo para ler no comboio.",
+    "Wij wonen al tien jaar in een klein huis bij de zee.",
+    "Hän ei tiennyt, että olimme jo lähteneet kotiin.",
+    "Bu sabah erken kalktım ve işe yürüyerek gittim.",
+    "Vi har ikke sett ham siden han flyttet til byen.",
+    "Nie wiem, dlaczego on jeszcze nie przyszedł.",
+    "Kérem, mondja meg, hol van a legközelebbi állomás.",
+    "Tôi muốn mua một quyển sách cho bạn của tôi.",
+    "Saya tidak tahu di mana dia tinggal sekarang.",
+    "मैं कल अपने दोस्त के साथ बाज़ार गया था।",
 ]
 
 
