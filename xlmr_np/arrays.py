@@ -23,6 +23,7 @@ __all__ = [
     "dtype_from_name",
     "erf",
     "is_out_of_memory",
+    "or_minus_infinity",
     "resolve_device",
     "scatter_add_rows",
     "to_device",
@@ -141,6 +142,12 @@ def erf(x: Array) -> Array:
     return xp.astype(xp.where(magnitude <= 1.0, centre, xp.sign(wide) * (1.0 - tail)), x.dtype, copy=False)
 
 
+def or_minus_infinity(is_chosen: Array, x: Array) -> Array:
+    """`x` where it is chosen, and minus infinity elsewhere, in the type of `x` (CuPy's `where` widens bfloat16)."""
+    xp = array_namespace(x)
+    return xp.astype(xp.where(is_chosen, x, xp.full_like(x, -xp.inf)), x.dtype, copy=False)
+
+
 def dtype_from_name(dtype: Any) -> np.dtype:
     """The NumPy element type called `dtype`: "float64", "float32", "float16", "bfloat16", or such a type.
 
@@ -224,7 +231,8 @@ def _number_of_gpus(why_none: bool = False) -> int:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether it says that a GPU has no memory left."""
-    return type(error).__name__ == "OutOfMemoryError" and type(error).__module__.split(".")[0] == "cupy"
+    is_of_cublas = isinstance(error, RuntimeError) and "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
+    return is_of_cublas or f"{type(error).__module__}.{type(error).__name__}" == "cupy.cuda.memory.OutOfMemoryError"
 
 
 def as_generator(generator: np.random.Generator | None) -> np.random.Generator:

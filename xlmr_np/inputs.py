@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from xlmr_np.arrays import Array, array_namespace, to_numpy
+from xlmr_np.arrays import Array, array_namespace, is_cupy_array, to_numpy
 from xlmr_np.config import XLMRobertaConfig
 from xlmr_np.layers.attention import Mask, PackedMask, PaddedMask, Spans
 from xlmr_np.layers.embeddings import position_ids as positions_of
@@ -202,9 +202,9 @@ def unpack(y: Array, is_chosen: Bool[Array, "*places"]) -> Array:
     """The rows of `y` [N, ...] laid where `is_chosen`, zeros elsewhere: [*places, ...]. `pack` is its backward pass."""
     xp = array_namespace(y)
     shape = (*is_chosen.shape, *y.shape[1:])
-    (rows,) = xp.nonzero(xp.reshape(is_chosen, (-1,)))
-    if rows.shape[0] == prod(is_chosen.shape):  # all of them: spare the copy
+    if y.shape[0] == prod(is_chosen.shape):  # all of them: spare the copy
         return xp.reshape(y, shape)
+    (rows,) = xp.nonzero(xp.reshape(is_chosen, (-1,)))
     padded = xp.zeros((prod(is_chosen.shape), *y.shape[1:]), dtype=y.dtype, device=y.device)
     padded[rows] = y
     return xp.reshape(padded, shape)
@@ -270,7 +270,7 @@ def flat_choices(arguments: dict[str, Any]) -> tuple[dict[str, Any], int]:
     flat, leading = dict(arguments), set()
     for name, given in arguments.items():
         if given is not None:
-            array = rectangle(name, given)
+            array = given if is_cupy_array(given) else rectangle(name, given)
             if array.ndim != (4 if name == "inputs_embeds" else 3):
                 raise ValueError(
                     f"{name} of multiple choice needs the axes questions, choices and tokens (inputs_embeds also the "

@@ -23,6 +23,7 @@ from xlmr_np.config import XLM_ROBERTA_BASE, XLM_ROBERTA_LARGE
 from xlmr_np.layers.attention import PackedMask, Spans
 from xlmr_np.ops.cuda.attention import attention
 from xlmr_np.ops.cuda.cupy_gpu import CupyGpu
+from xlmr_np.ops.cuda.kernels import Kernel
 from xlmr_np.ops.engines import gpu_engine
 
 SHAPES = {"base": XLM_ROBERTA_BASE, "large": XLM_ROBERTA_LARGE}
@@ -59,15 +60,15 @@ WORKLOADS = (Workload(1, 16), Workload(32, 128), Workload(64, 512), Workload(64,
 
 
 class Counting:
-    """A GPU that counts launches of kernels and products."""
+    """A GPU that counts the launches of kernels and products of its layers."""
 
     def __init__(self) -> None:
         self._gpu = CupyGpu()
         self.count = 0
 
-    def launch(self, *arguments: Any, **settings: Any) -> None:
-        self.count += 1
-        self._gpu.launch(*arguments, **settings)
+    def launch(self, kernel: Kernel, *arguments: Any) -> None:
+        self.count += kernel.file not in ("embeddings.cu", "unpadding.cu")
+        self._gpu.launch(kernel, *arguments)
 
     def matmul(self, a: Any, b: Any) -> Any:
         self.count += 1
@@ -89,10 +90,11 @@ def seconds(contestants: dict[str, Callable[[], Any]]) -> dict[str, float]:
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS):
         for name, number in calls.items():
-            times[name].append(timed(contestants[name], number))
+            with reported(name):
+                times[name].append(timed(contestants[name], number))
     cupy.get_default_memory_pool().free_all_blocks()
     torch.cuda.empty_cache()
-    return {name: statistics.median(each) for name, each in times.items()}
+    return {name: statistics.median(each) for name, each in times.items() if len(each) == ROUNDS}
 
 
 def timed(run: Callable[[], Any], number: int) -> float:
@@ -130,18 +132,16 @@ def spans_on_card(lengths: list[int]) -> Spans:
     return Spans(to_device(sizes.cumsum() - sizes, "cuda:0"), to_device(sizes, "cuda:0"))
 
 
-def attention_alone(dtype: str, length: int) -> dict[str, Any]:
-    """Ours and torch's kernels on sentences of equal length: seconds, and operations a second."""
+def attention_alone(dtype: str, lengths: list[int]) -> dict[str, Any]:
+    """Ours and torch's kernels: seconds, and operations a second. Those that know no lengths need equal ones."""
     import cupy
     import torch
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.nn.functional import scaled_dot_product_attention
 
-    batch = ATTENTION_TOKENS // length
-    packed = [torch.randn(batch * length, HEADS, WIDTH, device="cuda", dtype=getattr(torch, dtype)) for _ in range(3)]
-    padded = [x.view(batch, length, HEADS, WIDTH).transpose(1, 2) for x in packed]
+    packed = [torch.randn(sum(lengths), HEADS, WIDTH, device="cuda", dtype=getattr(torch, dtype)) for _ in range(3)]
     query, key, value = (cupy.from_dlpack(x) for x in packed)
-    spans = spans_on_card([length] * batch)
+    spans = spans_on_card(lengths)
     gpu, mask = CupyGpu(), PackedMask(spans, spans)
 
     def by(backend: SDPBackend) -> Callable[[], Any]:
@@ -151,19 +151,19 @@ def attention_alone(dtype: str, length: int) -> dict[str, Any]:
 
         return run
 
-    contestants: dict[str, Callable[[], Any]] = {
-        "xlmr-np": lambda: attention(gpu, query, key, value, mask),
-        "torch flash": by(SDPBackend.FLASH_ATTENTION),
-        "torch cuDNN": by(SDPBackend.CUDNN_ATTENTION),
-        "torch efficient": by(SDPBackend.EFFICIENT_ATTENTION),
-    }
+    contestants: dict[str, Callable[[], Any]] = {"xlmr-np": lambda: attention(gpu, query, key, value, mask)}
+    if len(set(lengths)) == 1:
+        padded = [x.view(len(lengths), -1, HEADS, WIDTH).transpose(1, 2) for x in packed]
+        contestants["torch flash"] = by(SDPBackend.FLASH_ATTENTION)
+        contestants["torch cuDNN"] = by(SDPBackend.CUDNN_ATTENTION)
+        contestants["torch efficient"] = by(SDPBackend.EFFICIENT_ATTENTION)
     with suppress(ImportError):
         from torch.nn.attention.varlen import varlen_attn
 
-        offsets = torch.arange(batch + 1, device="cuda", dtype=torch.int32) * length
-        contestants["torch varlen"] = lambda: varlen_attn(*packed, offsets, offsets, length, length)
+        offsets = torch.tensor([0, *np.cumsum(lengths)], device="cuda", dtype=torch.int32)
+        contestants["torch varlen"] = lambda: varlen_attn(*packed, offsets, offsets, max(lengths), max(lengths))
     times = seconds(contestants)
-    operations = 4 * batch * HEADS * length**2 * WIDTH
+    operations = 4 * HEADS * WIDTH * sum(length**2 for length in lengths)
     return {name: {"seconds": time, "rate": operations / time} for name, time in times.items()}
 
 
@@ -175,7 +175,7 @@ def operations_of(config: XLMRobertaConfig, lengths: list[int]) -> float:
     return float(config.num_hidden_layers * (linear + scores))
 
 
-def encoders(name: str, dtype: str, checkpoint: Path) -> Iterator[tuple[Workload, dict[str, Any]]]:
+def encoders(name: str, dtype: str, checkpoint: Path, compiles: bool) -> Iterator[tuple[Workload, dict[str, Any]]]:
     """Ours and transformers' on every workload: tokens a second, peak memory, launches of a layer."""
     import cupy
     import torch
@@ -191,7 +191,7 @@ def encoders(name: str, dtype: str, checkpoint: Path) -> Iterator[tuple[Workload
         .cuda()
         .eval()
     )
-    compiled = torch.compile(theirs)
+    compiled = torch.compile(theirs) if compiles else None
     for workload in WORKLOADS:
         lengths = workload.lengths()
         ids = np.full((workload.batch, workload.length), 1)
@@ -209,38 +209,39 @@ def encoders(name: str, dtype: str, checkpoint: Path) -> Iterator[tuple[Workload
             with torch.inference_mode():
                 return model(**tensors)
 
-        times = seconds(
-            {
-                "xlmr-np": lambda own=own: ours(**own),
-                "transformers": lambda: run(theirs),
-                "transformers compiled": lambda: run(compiled),
-            }
-        )
+        contestants = {"xlmr-np": lambda own=own: ours(**own), "transformers": lambda: run(theirs)}
+        if compiles:
+            contestants["transformers compiled"] = lambda: run(compiled)
+        times = seconds(contestants)
         result: dict[str, Any] = {
             contestant: {"seconds": time, "tokens per second": sum(lengths) / time}
             for contestant, time in times.items()
         }
-        pool = cupy.get_default_memory_pool()
-        pool.free_all_blocks()
-        before = pool.used_bytes()
-        ours(**own)
-        result["xlmr-np"]["peak bytes"] = pool.total_bytes() - before
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        run(theirs)
-        result["transformers"]["peak bytes"] = torch.cuda.max_memory_allocated() - before
-        engine, counting.count = ours.engine, 0
-        ours.engine = gpu_engine(counting)
-        ours(**own)
-        ours.engine = engine
-        result["xlmr-np"]["launches of a layer"] = counting.count / config.num_hidden_layers
+        if "xlmr-np" in result:
+            pool = cupy.get_default_memory_pool()
+            pool.free_all_blocks()
+            before = pool.used_bytes()
+            ours(**own)
+            result["xlmr-np"]["peak bytes"] = pool.total_bytes() - before
+            engine, counting.count = ours.engine, 0
+            ours.engine = gpu_engine(counting)
+            ours(**own)
+            ours.engine = engine
+            result["xlmr-np"]["launches of a layer"] = counting.count / config.num_hidden_layers
+        if "transformers" in result:
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            run(theirs)
+            result["transformers"]["peak bytes"] = torch.cuda.max_memory_allocated() - before
         result["operations"] = operations_of(config, lengths)
         yield workload, result
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="also write everything measured to this file")
+    parser.add_argument("--json", type=Path, help="also write what has been measured to this file, row by row")
+    parser.add_argument("--only", choices=["attention", *SHAPES], help="measure this part alone")
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
     arguments = parser.parse_args()
     reason = why_not()
     if reason is not None:
@@ -252,23 +253,30 @@ def main() -> None:
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
     versions = {"cupy": cupy.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
     print(f"{name}, {', '.join(f'{library} {version}' for library, version in versions.items())}", flush=True)
-    everything: dict[str, Any] = {"card": name, "versions": versions, "attention": {}, "encoders": {}}
     rates = {dtype: matrix_rate(dtype) for dtype in DTYPES}
-    everything["matrix rates"] = rates
     print("\nProducts of large matrices: " + ", ".join(f"{d} {r / 1e12:.0f} TFLOP/s" for d, r in rates.items()))
+    everything: dict[str, Any] = {"card": name, "versions": versions, "matrix rates": rates, "rows": {}}
 
-    print(f"\nAttention alone, {HEADS} heads of width {WIDTH}, {ATTENTION_TOKENS} tokens, TFLOP/s", flush=True)
-    for dtype in DTYPES:
-        for length in ATTENTION_LENGTHS:
-            found = attention_alone(dtype, length)
-            everything["attention"][f"{dtype} {length}"] = found
-            row = ", ".join(f"{contestant} {each['rate'] / 1e12:.0f}" for contestant, each in found.items())
-            print(f"| {dtype} | {length} | {row} |", flush=True)
+    def report(row: str, found: dict[str, Any], cells: list[str]) -> None:
+        everything["rows"][row] = found
+        print(f"| {row} | {' | '.join(cells)} |", flush=True)
+        if arguments.json:
+            arguments.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
 
-    print("\nEncoders: thousand tokens a second, share of the rate of products, peak memory", flush=True)
-    for shape, config in SHAPES.items():
+    if arguments.only in (None, "attention"):
+        print(f"\nAttention alone, {HEADS} heads of width {WIDTH}, TFLOP/s", flush=True)
+        for dtype in DTYPES:
+            for length in ATTENTION_LENGTHS:
+                found = attention_alone(dtype, [length] * (ATTENTION_TOKENS // length))
+                report(f"attention, {dtype}, {length}", found, _rates(found))
+            for workload in WORKLOADS[-2:]:
+                found = attention_alone(dtype, workload.lengths())
+                report(f"attention, {dtype}, {workload}", found, _rates(found))
+
+    for shape in SHAPES if arguments.only is None else {arguments.only} & SHAPES.keys():
+        print(f"\n{shape}: thousand tokens a second, share of the rate of products, peak memory", flush=True)
         with TemporaryDirectory() as directory:
-            config.save_pretrained(directory)
+            SHAPES[shape].save_pretrained(directory)
             torch.manual_seed(0)
             random = transformers.XLMRobertaModel(
                 transformers.XLMRobertaConfig.from_pretrained(directory), add_pooling_layer=False
@@ -276,24 +284,27 @@ def main() -> None:
             random.half().save_pretrained(directory)
             del random
             for dtype in DTYPES:
-                for workload, found in encoders(shape, dtype, Path(directory)):
-                    everything["encoders"][f"{shape} {dtype} {workload}"] = found
-                    print(f"| {shape} | {dtype} | {workload} | {_cells(found, rates[dtype])} |", flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+                for workload, found in encoders(shape, dtype, Path(directory), not arguments.no_compile):
+                    report(f"{shape}, {dtype}, {workload}", found, _speeds(found, rates[dtype]))
 
 
-def _cells(found: dict[str, Any], rate: float) -> str:
+def _rates(found: dict[str, Any]) -> list[str]:
+    return [f"{contestant} {each['rate'] / 1e12:.0f}" for contestant, each in found.items()]
+
+
+def _speeds(found: dict[str, Any], rate: float) -> list[str]:
     cells = []
-    for contestant in ("xlmr-np", "transformers", "transformers compiled"):
-        if contestant in found:
-            each = found[contestant]
-            share = found["operations"] / each["seconds"] / rate
-            cell = f"{contestant} {each['tokens per second'] / 1e3:,.0f} ({share:.0%})"
-            if "peak bytes" in each:
-                cell += f" {each['peak bytes'] / 2**20:,.0f} MiB"
-            cells.append(cell)
-    return " | ".join([*cells, f"{found['xlmr-np']['launches of a layer']:.1f} launches a layer"])
+    for contestant, each in found.items():
+        if contestant == "operations":
+            continue
+        share = found["operations"] / each["seconds"] / rate
+        cell = f"{contestant} {each['tokens per second'] / 1e3:,.0f} ({share:.0%})"
+        if "peak bytes" in each:
+            cell += f", {each['peak bytes'] / 2**20:,.0f} MiB"
+        if "launches of a layer" in each:
+            cell += f", {each['launches of a layer']:.1f} launches a layer"
+        cells.append(cell)
+    return cells
 
 
 if __name__ == "__main__":

@@ -14,5 +14,5 @@ if __name__ == "__main__":
         sys.exit(f"The tests need a GPU: {reason}.")
     settings.register_profile("gpu", deadline=None, derandomize=True)
     settings.load_profile("gpu")
-    arguments = ["--noconftest", "-p", "no:cacheprovider", "-q", "--durations=5", *sys.argv[1:]]
+    arguments = ["--noconftest", "-p", "no:cacheprovider", "-q", "-s", "--durations=5", *sys.argv[1:]]
     sys.exit(pytest.main([str(Path(__file__).parent), *arguments]))

@@ -9,7 +9,7 @@ import pytest
 import xlmr_np
 from tests.gpu.card import needs_gpu
 from tests.models.test_gpu_engine import CLASSES, SHAPE, TOLERANCE, WRONG, arguments, assert_close
-from tests.reference_models import random_ids
+from tests.reference_models import TASK_CLASSES, TINY, random_ids, save_reference
 from xlmr_np import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel, XLMRobertaTokenizer, trees
 from xlmr_np.arrays import to_device, to_numpy
 from xlmr_np.config import XLM_ROBERTA_BASE
@@ -115,6 +115,27 @@ def test_too_little_memory_names_a_smaller_batch() -> None:
             model(np.full((64, 200), 5))
     finally:
         pool.set_limit(size=0)
+
+
+@pytest.mark.parametrize("class_name", TASK_CLASSES)
+def test_every_head_computes_what_transformers_does_on_the_card(class_name: str, tmp_path: Path) -> None:
+    import torch
+
+    is_decoder = class_name == "XLMRobertaForCausalLM"
+    theirs = save_reference(tmp_path, class_name, torch.float32, is_decoder=is_decoder).cuda()
+    ids = random_ids([9, 4, 7, 20], TINY["vocab_size"])
+    if class_name == "XLMRobertaForMultipleChoice":
+        ids = ids.reshape(2, 2, -1)
+    given = {"input_ids": ids, "attention_mask": (ids != 1).astype(np.int64)}
+    with torch.no_grad():
+        expected = theirs(**{name: torch.tensor(array).cuda() for name, array in given.items()})
+    ours = getattr(xlmr_np, class_name).from_pretrained(tmp_path, device="cuda")(**given)
+    names = [name for name in ("logits", "start_logits", "end_logits") if name in expected]
+    assert names
+    for name in names:
+        their, our = expected[name].cpu().numpy(), to_numpy(getattr(ours, name))
+        compared = ids != 1 if their.shape[:2] == ids.shape else np.full(their.shape, True)  # of tokens: the real ones
+        np.testing.assert_allclose(our[compared], their[compared], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple, Self, Unpack
 import numpy as np
 
 from xlmr_np import trees
-from xlmr_np.arrays import Array, array_namespace, to_numpy
+from xlmr_np.arrays import Array, array_namespace, or_minus_infinity, to_numpy
 from xlmr_np.config import XLMRobertaConfig
 from xlmr_np.heads.multiple_choice import multiple_choice_backward, multiple_choice_forward
 from xlmr_np.heads.question_answering import (
@@ -440,7 +440,7 @@ class XLMRobertaForMultipleChoice(ClassifierModel):
         first = by_sentence_forward(rows, inputs.is_real)
         logits, cache = multiple_choice_forward(first, self.params.head, ops, dropout)
         xp = array_namespace(logits)
-        possible = xp.where(xp.any(inputs.is_real, axis=1), logits, xp.full_like(logits, -xp.inf))
+        possible = or_minus_infinity(xp.any(inputs.is_real, axis=1), logits)
         return xp.reshape(possible, (-1, inputs.sentences_per_example)), cache
 
     def _head_backward(
@@ -463,6 +463,4 @@ class XLMRobertaForMultipleChoice(ClassifierModel):
 
 def _ruled_out_at_padding(logits: Array, inputs: EncoderInputs) -> Array:
     """The logits [N] of the real tokens as [B, T], with -inf at padding, which can then neither win nor count."""
-    xp = array_namespace(logits)
-    laid_out = unpack(logits, inputs.is_real)
-    return xp.where(inputs.is_real, laid_out, xp.full_like(laid_out, -xp.inf))
+    return or_minus_infinity(inputs.is_real, unpack(logits, inputs.is_real))

@@ -176,7 +176,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         else:
             states = self._run_in_shards(run, inputs, read)
         *hidden_states, last = (real_rows(state, inputs) for state in states)
-        if read is not None and (all_ask or _asking(inputs.mask, read) is None):
+        if read is not None and (all_ask or not _may_ask(inputs.mask)):
             last = pack(last, read)
         self.engine.check(last)
         chosen = dict(zip(sorted(selected), hidden_states, strict=True))
@@ -376,14 +376,20 @@ class TaskModel(EncoderModel):
 
 def _asking(mask: Mask, read: Array | None) -> Asking | None:
     """The tokens that are read, if not all of them are and each sees the same from wherever it stands."""
-    if read is None or not isinstance(mask, PackedMask) or mask.is_causal:
+    if read is None or not _may_ask(mask):
         return None
+    assert isinstance(mask, PackedMask)
     xp = array_namespace(read)
     (rows,) = xp.nonzero(read)
     read_before = xp.cumulative_sum(xp.astype(read, mask.query.starts.dtype), include_initial=True)
     starts = xp.take(read_before, mask.query.starts)
     stops = xp.take(read_before, mask.query.starts + mask.query.lengths)
     return Asking(rows, PackedMask(Spans(starts, stops - starts), mask.key))
+
+
+def _may_ask(mask: Mask) -> bool:
+    """Whether a token sees the same from wherever it stands among those that ask."""
+    return isinstance(mask, PackedMask) and not mask.is_causal
 
 
 def _is_converted(params: EncoderParams) -> bool:

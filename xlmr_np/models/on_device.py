@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
+from inspect import signature
 from typing import Any, TypeVar, cast
 
 from xlmr_np.arrays import device_context, is_out_of_memory
@@ -24,8 +25,10 @@ def on_device(method: Method) -> Method:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                sizes = [len(each) for each in (*arguments, *named_arguments.values()) if hasattr(each, "__len__")]
-                raise MemoryError(_explanation(self.device, sizes[0])) from error
+                bound = signature(method).bind(self, *arguments, **named_arguments).arguments
+                bound = {**bound, **bound.get("batch", {})}
+                sentences = next(bound[name] for name in ("input_ids", "inputs_embeds") if bound.get(name) is not None)
+                raise MemoryError(_explanation(self.device, len(sentences))) from error
 
     return cast(Method, run)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxtyping import Float, Int
 
-from xlmr_np.arrays import Array, array_namespace, at_least_float32
+from xlmr_np.arrays import Array, array_namespace, at_least_float32, or_minus_infinity
 from xlmr_np.layers.add_norm import AddNormParams
 from xlmr_np.layers.attention import AttentionCache, Mask, PackedMask, PaddedMask, Spans
 from xlmr_np.layers.embeddings import EmbeddingsParams
@@ -105,8 +105,8 @@ def _bias(mask: PaddedMask, like: Float[Array, "..."]) -> Float[Array, "#B #H #T
     if mask.is_visible is None:
         return None
     xp = array_namespace(mask.is_visible)
-    seen, hidden = (xp.asarray(number, dtype=like.dtype, device=like.device) for number in (0.0, -xp.inf))
-    return xp.where(mask.is_visible, seen, hidden)
+    zeros = xp.zeros(mask.is_visible.shape, dtype=like.dtype, device=like.device)
+    return or_minus_infinity(mask.is_visible, zeros)
 
 
 def add_norm_forward(

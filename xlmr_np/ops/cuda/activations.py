@@ -1,6 +1,7 @@
 """Launches of activations.cu."""
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import product as pairs
 
 import numpy as np
@@ -78,5 +79,6 @@ def _functor(activation: str) -> str:
     return FUNCTORS[forward]
 
 
+@cache
 def _kernel(dtype: str, length: int, functor: str) -> Kernel:
     return Kernel("activations.cu", f"bias_activation<{c_type(dtype)}, {length}, {functor}>")

@@ -1,6 +1,7 @@
 """Launches of the attention kernels: see attention.cu and attention_plain.cu for what they compute."""
 
 from collections.abc import Iterator
+from functools import cache
 from itertools import product
 from typing import NamedTuple
 
@@ -57,6 +58,9 @@ def attention(
         ValueError: heads are wider than 256.
     """
     xp = array_namespace(query, key, value)
+    assert query.dtype == key.dtype == value.dtype, "one kernel reads all of them"
+    assert bias is None or bias.dtype == query.dtype, f"a bias in {bias.dtype} for {query.dtype}"
+    assert all(x.dtype == xp.int64 for spans in (mask.query, mask.key) for x in spans), "spans are int64"
     number, heads, width = query.shape
     wide = xp.float64 if query.dtype == xp.float64 else xp.float32
     context = xp.empty(query.shape, dtype=query.dtype, device=query.device)
@@ -111,12 +115,14 @@ def _bias_strides(bias: Float[Array, "#B #H #T #S"] | None) -> list[np.int64]:
     ]
 
 
+@cache
 def _tensor_core_kernel(dtype: str, width: int, tile: int, is_causal: bool, has_bias: bool) -> Kernel:
     flags = ", ".join("true" if flag else "false" for flag in (is_causal, has_bias))
     name = f"attention_forward<{c_type(dtype)}, {width}, {tile}, {KEY_TILE}, {WARPS}, {flags}>"
     return Kernel("attention.cu", name)
 
 
+@cache
 def _plain_kernel(dtype: str, width: int) -> Kernel:
     for features in PLAIN_FEATURES:
         if width <= 32 * features:

@@ -1,6 +1,7 @@
 """Launches of embeddings.cu."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -66,5 +67,6 @@ def kernels() -> Iterator[Kernel]:
         yield _kernel(dtype, length)
 
 
+@cache
 def _kernel(dtype: str, length: int) -> Kernel:
     return Kernel("embeddings.cu", f"embed<{c_type(dtype)}, {length}>")

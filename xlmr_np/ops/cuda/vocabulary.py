@@ -1,6 +1,7 @@
 """Launches of vocabulary.cu."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float
@@ -71,5 +72,6 @@ def kernels() -> Iterator[Kernel]:
         yield _kernel(dtype, length)
 
 
+@cache
 def _kernel(dtype: str, length: int) -> Kernel:
     return Kernel("vocabulary.cu", f"merge_top_k<{c_type(dtype)}, {length}>")
