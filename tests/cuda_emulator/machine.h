@@ -449,6 +449,7 @@ inline void run_grid(const Launch& launch, void (*kernel)(void*), void* argument
   }
 #ifdef __SANITIZE_ADDRESS__
   ASAN_UNPOISON_MEMORY_REGION(shared_memory, sizeof shared_memory);
+  ASAN_UNPOISON_MEMORY_REGION(stacks, stacks_size);  // the next library may be loaded to where they were
 #endif
   munmap(stacks, stacks_size);
 }

@@ -39,18 +39,16 @@ def unpadded(gpu: EmulatedGpu, ids: Any, token_types: Any, positions: Any, mask:
 
 
 def matches(gpu: EmulatedGpu, ids: Any, token_types: Any, positions: Any, mask: Any) -> bool:
-    """Whether the GPU finds no fault and packs what `prepare_inputs` packs; `ids` None stands for users' embeddings."""
+    """Whether the GPU finds no fault and packs what `prepare_inputs` packs."""
     measured, packed = unpadded(gpu, ids, token_types, positions, mask)
     findings = Findings(*measured.findings)
-    embeddings = None if ids is not None else np.zeros((*mask.shape, CONFIG.hidden_size), np.float32)
     host_mask = mask.astype(np.float32) if mask is not None and mask.dtype.kind not in "biuf" else mask
-    expected = prepare_inputs(CONFIG, ids, host_mask, token_types, positions, embeddings)
+    expected = prepare_inputs(CONFIG, ids, host_mask, token_types, positions)
     assert isinstance(expected.mask, PackedMask)
-    counted = expected.is_real if ids is None else ids != PAD
     pairs = [
         (measured.is_real, expected.is_real),
         (findings.real, expected.mask.query.lengths),
-        (findings.tokens, counted.sum(axis=1)),
+        (findings.tokens, (ids != PAD).sum(axis=1)),
         *((finding, np.full(len(finding), -1)) for finding in findings[2:]),
         (packed.ids, expected.ids),
         (packed.token_types, expected.token_types),
@@ -82,7 +80,6 @@ def test_equal_to_what_the_host_does(examples: int) -> None:
         share=shares,
         index_type=st.sampled_from(["int64", "int32", "uint16"]),
         mask_type=st.sampled_from([None, *MASK_TYPES]),
-        has_ids=st.booleans(),
         has_token_types=st.booleans(),
         has_positions=st.booleans(),
         is_transposed=st.booleans(),
@@ -95,7 +92,6 @@ def test_equal_to_what_the_host_does(examples: int) -> None:
         share: float,
         index_type: str,
         mask_type: str | None,
-        has_ids: bool,
         has_token_types: bool,
         has_positions: bool,
         is_transposed: bool,
@@ -112,10 +108,10 @@ def test_equal_to_what_the_host_does(examples: int) -> None:
             return array if is_given else None
 
         mask = None
-        if mask_type is not None or not has_ids:
+        if mask_type is not None:
             is_real = random.random(shape) < share
-            mask = given((is_real * random.integers(1, 4, shape)).astype(DTYPES.get(mask_type or "bool", mask_type)))
-        ids = given(padded_ids(random, *shape, share).astype(index_type), has_ids)
+            mask = given((is_real * random.integers(1, 4, shape)).astype(DTYPES.get(mask_type, mask_type)))
+        ids = given(padded_ids(random, *shape, share).astype(index_type))
         token_types = given(random.integers(0, 3, shape).astype(index_type), has_token_types)
         positions = given(random.integers(0, 700, shape).astype(index_type), has_positions)
         assert matches(emulated(schedule), ids, token_types, positions, mask)

@@ -12,6 +12,7 @@ from xlmr_np.arrays import Array, address, array_namespace
 from xlmr_np.layers.attention import PackedMask
 
 from .kernels import Gpu, Kernel
+from .norms import in_rows
 from .types import c_type
 
 TENSOR_CORE_TYPES = ("float16", "bfloat16")
@@ -48,7 +49,7 @@ def attention(
         query: packed, of any strides, here and in the next two.
         key: packed.
         value: like `key`.
-        mask: where the sentences lie; its arrays are int64.
+        mask: where the sentences lie.
         bias: added to the scores, in the type of the query; T and S are at least the longest sentence's numbers of
             queries and keys. Minus infinity hides a key.
         with_log_sum_exp: also return the logarithm of the sum of the exponentials of each row of scores, as training
@@ -60,7 +61,6 @@ def attention(
     xp = array_namespace(query, key, value)
     assert query.dtype == key.dtype == value.dtype, "one kernel reads all of them"
     assert bias is None or bias.dtype == query.dtype, f"a bias in {bias.dtype} for {query.dtype}"
-    assert all(x.dtype == xp.int64 for spans in (mask.query, mask.key) for x in spans), "spans are int64"
     number, heads, width = query.shape
     wide = xp.float64 if query.dtype == xp.float64 else xp.float32
     context = xp.empty(query.shape, dtype=query.dtype, device=query.device)
@@ -71,7 +71,8 @@ def attention(
     uses_tensor_cores = query.dtype.name in TENSOR_CORE_TYPES and width in QUERY_TILES
     query, key, value = (_with_whole_rows(x, ALIGNMENT if uses_tensor_cores else 1) for x in (query, key, value))
     arguments = [query, key, value, *(np.int64(_row_stride(x)) for x in (query, key, value))]
-    arguments += [*mask.query, *mask.key, np.int32(sentences), bias, *_bias_strides(bias)]
+    arguments += [in_rows(x, xp.int64) for spans in (mask.query, mask.key) for x in spans]
+    arguments += [np.int32(sentences), bias, *_bias_strides(bias)]
     if uses_tensor_cores:
         tiles = QUERY_TILES[width]
         are_long = number > tiles.short * sentences  # on the average

@@ -18,7 +18,7 @@ constexpr int SUMS = 2, FINDINGS = 6;           // of a sentence: two sums, then
 // The number of real tokens and of those that are not padding ids, then the first columns of an id, a token type, a
 // position and a mask value that is out of range, or -1.
 __global__ void __launch_bounds__(THREADS) measure(
-    const long long* __restrict__ ids,          // [B, T], or null: every token is the users' own embedding
+    const long long* __restrict__ ids,          // [B, T]
     const long long* __restrict__ token_types,  // [B, T], or null
     const long long* __restrict__ positions,    // [B, T], or null
     const unsigned char* __restrict__ mask,     // [B, T], or null: the tokens that are not padding ids are real
@@ -31,14 +31,13 @@ __global__ void __launch_bounds__(THREADS) measure(
   int own[FINDINGS] = {0, 0, NONE, NONE, NONE, NONE};
   for (int column = threadIdx.x; column < length; column += THREADS) {
     const long long place = row + column;
-    const bool is_masked_real = mask != nullptr && mask[place] == REAL;
-    const bool is_token = ids == nullptr ? is_masked_real : ids[place] != pad_id;
-    const bool is_chosen = mask == nullptr ? is_token : is_masked_real;
+    const bool is_token = ids[place] != pad_id;
+    const bool is_chosen = mask == nullptr ? is_token : mask[place] == REAL;
     is_real[place] = is_chosen;
     own[0] += is_chosen;
     own[1] += is_token;
     const bool is_wrong[FINDINGS - SUMS] = {
-        ids != nullptr && (ids[place] < 0 || ids[place] >= number_of_tokens),
+        ids[place] < 0 || ids[place] >= number_of_tokens,
         token_types != nullptr && (token_types[place] < 0 || token_types[place] >= number_of_token_types),
         positions != nullptr && (positions[place] < 0 || positions[place] >= number_of_positions),
         mask != nullptr && mask[place] == INVALID};
@@ -62,7 +61,7 @@ __global__ void __launch_bounds__(THREADS) measure(
 }
 
 __global__ void __launch_bounds__(THREADS) pack(
-    const long long* __restrict__ ids,          // [B, T], or null: a token's id is its place in the rectangle
+    const long long* __restrict__ ids,          // [B, T]
     const long long* __restrict__ token_types,  // [B, T], or null: all 0
     const long long* __restrict__ positions,    // [B, T], or null: counted
     const bool* __restrict__ is_real,           // [B, T]
@@ -92,7 +91,7 @@ __global__ void __launch_bounds__(THREADS) pack(
     const int column = first_column + threadIdx.x;
     const long long place = static_cast<long long>(blockIdx.x) * length + column;
     const bool is_chosen = column < length && is_real[place];
-    const bool is_token = ids == nullptr ? is_chosen : column < length && ids[place] != pad_id;
+    const bool is_token = column < length && ids[place] != pad_id;
     const unsigned real = __ballot_sync(ALL_LANES, is_chosen), tokens = __ballot_sync(ALL_LANES, is_token);
     if (threadIdx.x % 32 == 0) {
       real_of_warps[warp] = __popc(real);
@@ -110,7 +109,7 @@ __global__ void __launch_bounds__(THREADS) pack(
       tokens_before += tokens_of_warps[i];
     }
     if (is_chosen && rank >= 0 && rank < number_of_real) {  // whatever lengths and N the caller gave
-      packed_ids[rank] = ids == nullptr ? place : ids[place];
+      packed_ids[rank] = ids[place];
       packed_token_types[rank] = token_types == nullptr ? 0 : token_types[place];
       packed_positions[rank] = positions != nullptr ? positions[place] : pad_id + (is_token ? tokens_until : 0);
     }

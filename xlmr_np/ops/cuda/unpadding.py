@@ -23,7 +23,7 @@ class Findings(NamedTuple):
     """The rows of `Measured.findings`: `Findings(*to_numpy(measured.findings))`. Columns are 0 to T - 1, -1 is none."""
 
     real: Int[Array, " B"]  # how many tokens of the sentence are real
-    tokens: Int[Array, " B"]  # how many are counted by positions: not `pad_id`, or, without ids, real
+    tokens: Int[Array, " B"]  # how many are counted by positions: those that are not `pad_id`
     wrong_id: Int[Array, " B"]  # the first column whose id is outside the vocabulary
     wrong_token_type: Int[Array, " B"]  # likewise
     wrong_position: Int[Array, " B"]  # likewise
@@ -48,7 +48,7 @@ class Packed(NamedTuple):
 
 def measure(
     gpu: Gpu,
-    ids: Integer[Array, "B T"] | None,
+    ids: Integer[Array, "B T"],
     token_types: Integer[Array, "B T"] | None,
     positions: Integer[Array, "B T"] | None,
     mask: Bool[Array, "B T"] | Num[Array, "B T"] | None,
@@ -61,7 +61,7 @@ def measure(
 
     Args:
         gpu: where the arrays are, which may be of any integer type and any strides.
-        ids: None: the users' own embeddings come in their place, and `mask` must be there.
+        ids: token ids.
         token_types: None: all 0, which is not checked.
         positions: the users' own; None: they are counted.
         mask: positive where a token is real, 0 elsewhere; None: the tokens that are not `pad_id` are real.
@@ -70,11 +70,10 @@ def measure(
         token_types_size: token types are below it.
         positions_size: positions are below it.
     """
-    given = next(x for x in (ids, mask) if x is not None)
-    xp = array_namespace(given)
-    batch, length = given.shape
-    is_real = xp.empty((batch, length), dtype=xp.bool, device=given.device)
-    findings = xp.empty((len(Findings._fields), batch), dtype=xp.int64, device=given.device)
+    xp = array_namespace(ids)
+    batch, length = ids.shape
+    is_real = xp.empty((batch, length), dtype=xp.bool, device=ids.device)
+    findings = xp.empty((len(Findings._fields), batch), dtype=xp.int64, device=ids.device)
     if batch > 0:
         arguments = [
             *(None if x is None else in_rows(x, xp.int64) for x in (ids, token_types, positions)),
@@ -90,7 +89,7 @@ def measure(
 
 def pack(
     gpu: Gpu,
-    ids: Integer[Array, "B T"] | None,
+    ids: Integer[Array, "B T"],
     token_types: Integer[Array, "B T"] | None,
     positions: Integer[Array, "B T"] | None,
     measured: Measured,
@@ -101,11 +100,11 @@ def pack(
 
     Args:
         gpu: where the arrays are.
-        ids: as given to `measure`; None: a token's id is its place in the rectangle, row by row.
+        ids: as given to `measure`.
         token_types: as given to `measure`.
         positions: as given to `measure`. None: the position of a token is `pad_id` plus the number of tokens up to
             and with it in its row, that of a padding id is `pad_id` (`layers.embeddings.position_ids`); counted before
-            packing, from the ids whatever the mask says, but without ids from the mask.
+            packing, from the ids whatever the mask says.
         measured: what `measure` made of the same arrays.
         number_of_real: N, the sum of `Findings.real`.
         pad_id: the padding id.
