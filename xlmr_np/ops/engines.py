@@ -28,7 +28,7 @@ class Engine(NamedTuple):
         attention_with_probabilities: whose cache has the probabilities.
         sharding: None where a device shares out its work itself.
         gpu: what launches its kernels; None on a CPU.
-        check: refuses hidden states [N, D] of which a narrow type could not hold all.
+        check: refuses hidden states [N, D] of which a narrow type could not hold all; None where none is computed in.
     """
 
     inference: Ops
@@ -37,7 +37,7 @@ class Engine(NamedTuple):
     attention_with_probabilities: Op
     sharding: Sharding | None
     gpu: Gpu | None
-    check: Callable[[Array], None]
+    check: Callable[[Array], None] | None
 
 
 def engine_for(device: str, number_of_threads: int) -> Engine:
@@ -59,7 +59,7 @@ def cpu_engine(threads: Threads) -> Engine:
         attention_with_probabilities=REFERENCE.attention,
         sharding=Sharding(threads, inference_ops(ALONE)),
         gpu=None,
-        check=lambda hidden_states: None,
+        check=None,
     )
 
 

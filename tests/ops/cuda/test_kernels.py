@@ -1,6 +1,7 @@
 """What surrounds the kernels: their text, their names, and how CuPy launches them."""
 
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -260,3 +261,7 @@ def test_products_are_of_two_matrices_of_one_type_and_even_a_single_number_is_su
         gpu.matmul(a[None], b.T)
     with pytest.raises(AssertionError, match="a is float64 and b is float32"):
         gpu.matmul(a, b.T.astype(np.float32))
+
+
+def test_a_gpu_can_be_pickled_with_its_model() -> None:
+    assert isinstance(pickle.loads(pickle.dumps(CupyGpu())), CupyGpu)

@@ -23,6 +23,10 @@ class CupyGpu:
         self._functions: dict[tuple[Kernel, int, int], Any] = {}
         self._compiling = Lock()
 
+    def __reduce__(self) -> tuple[type["CupyGpu"], tuple[()]]:
+        """Another process compiles for itself."""
+        return CupyGpu, ()
+
     def launch(
         self,
         kernel: Kernel,
