@@ -17,7 +17,7 @@ HEADERS = ("machine.h", "cuda_builtins.h", "primitives.cuh")
 OLDEST_COMPILER = 12  # knows _Float16
 FLAGS = (
     "-std=c++17",  # as CuPy does
-    "-O2",
+    "-O1",
     "-march=native",  # conversions of float16 by instructions
     "-shared",
     "-fPIC",
@@ -36,7 +36,7 @@ FLAGS = (
     "-static-libubsan",  # which machine.h takes the place of
     "-w",  # nvcc is the judge
 )
-SANITIZER_FLAGS = ("-fsanitize=address,bounds", "-g", "-fno-omit-frame-pointer")
+SANITIZER_FLAGS = ("-fsanitize=address,bounds", "-g1", "-fno-omit-frame-pointer")
 ENTRY = """
 extern "C" [[gnu::visibility("default")]] const char* emulated_launch(const emulator::Launch* launch) {{
   return emulator::run_kernel(&{expression}, *launch);
