@@ -23,7 +23,7 @@ from xlmr_np.config import XLM_ROBERTA_BASE, XLM_ROBERTA_LARGE
 from xlmr_np.layers.attention import PackedMask, Spans
 from xlmr_np.ops.cuda.attention import attention
 from xlmr_np.ops.cuda.cupy_gpu import CupyGpu
-from xlmr_np.ops.cuda.kernels import Kernel
+from xlmr_np.ops.cuda.kernels import Kernel, LaunchShape
 from xlmr_np.ops.engines import gpu_engine
 
 SHAPES = {"base": XLM_ROBERTA_BASE, "large": XLM_ROBERTA_LARGE}
@@ -66,9 +66,9 @@ class Counting:
         self._gpu = CupyGpu()
         self.count = 0
 
-    def launch(self, kernel: Kernel, *arguments: Any) -> None:
+    def launch(self, kernel: Kernel, shape: LaunchShape, arguments: Sequence[Any]) -> None:
         self.count += kernel.file not in ("embeddings.cu", "unpadding.cu")
-        self._gpu.launch(kernel, *arguments)
+        self._gpu.launch(kernel, shape, arguments)
 
     def matmul(self, a: Any, b: Any) -> Any:
         self.count += 1

@@ -11,7 +11,7 @@ import numpy as np
 from tests.cuda_emulator.builds import library
 from xlmr_np.arrays import Array
 from xlmr_np.ops.cuda.catalogue import all_kernels
-from xlmr_np.ops.cuda.kernels import Kernel
+from xlmr_np.ops.cuda.kernels import Kernel, LaunchShape
 from xlmr_np.ops.cuda.sources import source
 
 MOST_BLOCKS = (2**31 - 1, 65535, 65535)  # along x, y and z
@@ -85,14 +85,7 @@ class EmulatedGpu:
         self._sources = sources
         self._compiled: dict[Kernel, _Compiled] = {}
 
-    def launch(
-        self,
-        kernel: Kernel,
-        grid: tuple[int, ...],
-        block: tuple[int, ...],
-        arguments: Sequence[Any],
-        shared_memory: int = 0,
-    ) -> None:
+    def launch(self, kernel: Kernel, shape: LaunchShape, arguments: Sequence[Any]) -> None:
         """See `xlmr_np.ops.cuda.kernels.Gpu`.
 
         Raises:
@@ -100,6 +93,7 @@ class EmulatedGpu:
             RuntimeError: CUDA would refuse the launch, the arguments do not fit the kernel's parameters, or the kernel
                 does what must not be: a barrier that some threads never reach, say.
         """
+        grid, block, shared_memory = shape
         for name, sizes, most in (("grid", grid, MOST_BLOCKS), ("block", block, MOST_THREADS)):
             if not _are_possible(sizes, most):
                 raise RuntimeError(f"{_name(kernel)}: a {name} of {sizes}; it has one to three sizes from 1 to {most}.")

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
 
-from tests.cuda_emulator import EmulatedGpu, Schedule, run_sanitized, why_not
-from xlmr_np.ops.cuda.kernels import Gpu, Kernel
+from tests.cuda_emulator import BARRIER, EmulatedGpu, Schedule, run_sanitized, why_not, without
+from xlmr_np.ops.cuda.kernels import Gpu, Kernel, LaunchShape
 
 can_emulate = pytest.mark.skipif(why_not() is not None, reason=f"kernels cannot be executed here: {why_not()}")
 
@@ -46,7 +46,9 @@ def run(
     shared_memory: int = 0,
 ) -> None:
     """Launches a kernel of a source that needs not include primitives.cuh."""
-    small_gpu(source, schedule, edit).launch(small_kernel(expression), grid, block, arguments, shared_memory)
+    small_gpu(source, schedule, edit).launch(
+        small_kernel(expression), LaunchShape(grid, block, shared_memory), arguments
+    )
 
 
 INDICES = """
@@ -121,19 +123,11 @@ __global__ void rotate(const float* numbers, float* rotated, int steps) {
 """
 
 
-def without(text: str) -> Callable[[str], str]:
-    def edit(source: str) -> str:
-        assert source.count(text) == 1
-        return source.replace(text, "//")
-
-    return edit
-
-
 @can_emulate
 @pytest.mark.parametrize("missing", [None, "written", "read"])
 def test_a_missing_barrier_is_seen_under_some_schedule(missing: str | None) -> None:
     numbers = np.arange(256, dtype=np.float32).reshape(2, 128)
-    edit = without(f"__syncthreads();  // all have {missing}") if missing else None
+    edit = without(f"{BARRIER}  // all have {missing}", 0, "//") if missing else None
     are_right = []
     for schedule in SCHEDULES:
         rotated = np.full_like(numbers, np.nan)
@@ -215,7 +209,7 @@ def test_what_must_not_be_is_an_error(fault: int, message: str) -> None:
     gpu = small_gpu(FAULTS)
     numbers = np.zeros(32, np.float32)
     with pytest.raises(RuntimeError, match=f"^commit of small.cu: .*{message}"):
-        gpu.launch(small_kernel("commit"), (1,), (64,), [np.int32(fault), numbers, numbers], 512)
+        gpu.launch(small_kernel("commit"), LaunchShape((1,), (64,), 512), [np.int32(fault), numbers, numbers])
     assert gpu.launches == []
 
 
@@ -310,7 +304,7 @@ def test_product_of_fragments(c_type: str, dtype: np.dtype) -> None:
         c = random.normal(size=(16, 8)).astype(np.float32)
         expected = c + a.astype(np.float64) @ b.astype(np.float64)
         run(MATRICES, f"product<{c_type}>", [a, b, c], schedule=schedule)
-        np.testing.assert_allclose(c, expected, atol=1e-5)
+        np.testing.assert_allclose(c, expected, atol=1e-5)  # 16 products of order one, added in float32
 
 
 CONVERSIONS = """
@@ -383,7 +377,7 @@ def test_powers_of_2() -> None:
     powers = np.full(128, np.nan, np.float32)
     run(CONVERSIONS, "powers_of_2", [exponents, powers], block=(128,))
     expected = np.where(exponents < -126, 0, np.exp2(exponents.astype(np.float64)))
-    np.testing.assert_allclose(powers, expected, rtol=2**-22)
+    np.testing.assert_allclose(powers, expected, rtol=2**-22)  # what PTX promises of ex2.approx.ftz.f32
 
 
 ATOMICS = """
@@ -485,7 +479,7 @@ def test_arguments_are_passed_as_they_are() -> None:
     assert isinstance(gpu, Gpu)
     for half, expected in ((HALF, 3 * NUMBERS + 1), (None, 2 * NUMBERS + 1), (HALF[:0], None)):
         arguments = scale_arguments(half=half, size=np.int64(0 if expected is None else 40))
-        gpu.launch(small_kernel("scale"), (2,), (32,), arguments)
+        gpu.launch(small_kernel("scale"), LaunchShape((2,), (32,)), arguments)
         np.testing.assert_array_equal(arguments[1], 0 if expected is None else expected)
     assert gpu.launches == [small_kernel("scale")] * 3
 
@@ -569,7 +563,7 @@ def test_a_source_that_does_not_compile_is_an_error() -> None:
 @can_emulate
 def test_a_kernel_outside_of_the_catalogue_is_refused() -> None:
     with pytest.raises(RuntimeError, match=r"add_norm<int, 3> of norms.cu is not in the catalogue"):
-        EmulatedGpu().launch(Kernel("norms.cu", "add_norm<int, 3>"), (1,), (32,), [])
+        EmulatedGpu().launch(Kernel("norms.cu", "add_norm<int, 3>"), LaunchShape((1,), (32,)), [])
 
 
 def test_only_two_arrivals() -> None:
@@ -611,11 +605,11 @@ def sanitized(arguments: str) -> subprocess.CompletedProcess[str]:
     return run_sanitized(f"""
 import numpy as np
 from tests.cuda_emulator import EmulatedGpu
-from xlmr_np.ops.cuda.kernels import Kernel
+from xlmr_np.ops.cuda.kernels import Kernel, LaunchShape
 
 def fill(threads, size, shared_memory):
     numbers = np.empty(400, np.float32)[-40:]  # NumPy itself keeps memory of less than 1 KiB
-    gpu.launch(Kernel("small.cu", "fill"), (1,), (threads,), (numbers, np.int32(size)), shared_memory)
+    gpu.launch(Kernel("small.cu", "fill"), LaunchShape((1,), (threads,), shared_memory), (numbers, np.int32(size)))
     return (numbers == 1).sum()
 
 gpu = EmulatedGpu(sanitize=True, sources={{"small.cu": {SANITIZED!r}}})
@@ -651,10 +645,10 @@ def test_the_sanitizer_finds_accesses_outside_of_arrays(
 PARALLEL_BUILD = """
 import numpy as np
 from tests.cuda_emulator import EmulatedGpu
-from xlmr_np.ops.cuda.kernels import Kernel
+from xlmr_np.ops.cuda.kernels import Kernel, LaunchShape
 gpu = EmulatedGpu(sources={"small.cu": "__global__ void fill(float* numbers) { numbers[threadIdx.x] = 1; }"})
 numbers = np.zeros(32, np.float32)
-gpu.launch(Kernel("small.cu", "fill"), (1,), (32,), [numbers])
+gpu.launch(Kernel("small.cu", "fill"), LaunchShape((1,), (32,)), [numbers])
 assert numbers.all()
 """
 

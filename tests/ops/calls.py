@@ -286,6 +286,26 @@ def hides_everything(mask: Mask, query: np.ndarray, key: np.ndarray) -> np.ndarr
     return ~everywhere.any(axis=-1).transpose(0, 2, 1)
 
 
+def check_top_k(ours: Any, expected: Any, call: Call, close: Callable[[Any, Any], None]) -> None:
+    """That `vocabulary_top_k` chose well.
+
+    Logits that differ by less than rounding may change places; those of equal ones have a test of their own.
+
+    Args:
+        ours: the result.
+        expected: what REFERENCE makes of `call`.
+        call: in float64.
+        close: asserts that arrays differ by no more than roundings.
+    """
+    assert ours.ids.shape == expected.ids.shape
+    assert ours.ids.dtype.kind == "i"
+    assert all(len(set(row)) == len(row) for row in ours.ids.tolist())
+    x, params, _ = call.forward
+    logits = x @ params.weight.T + params.bias
+    close(np.take_along_axis(logits, ours.ids, axis=1).astype(ours.logits.dtype), expected.logits)
+    close((ours.logits, ours.log_sum_exp), (expected.logits, expected.log_sum_exp))
+
+
 # What they are built from
 
 seeds = st.integers(0, 2**16)

@@ -6,7 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from tests.ops.calls import (
     Call,
     Storage,
     arrays_of,
+    check_top_k,
     feed_forward,
     hides_everything,
     linear_activation,
@@ -154,18 +155,6 @@ def assert_gradients_close(ours: Any, expected: Any, dtype: str) -> None:
         assert error <= GRADIENT_TOLERANCE[dtype] * size + rounding
 
 
-def assert_top_k_close(ours: Any, expected: Any, call: Call, dtype: str) -> None:
-    """Logits that differ by less than rounding may change places; those of equal ones have a test of their own."""
-    assert ours.ids.shape == expected.ids.shape
-    assert ours.ids.dtype.kind == "i"
-    x, params, _ = call.forward
-    logits = x @ params.weight.T + params.bias
-    assert all(len(set(row)) == len(row) for row in ours.ids.tolist())
-    for our in (ours.logits, np.take_along_axis(logits, ours.ids, axis=1)):
-        assert_close(our.astype(dtype), expected.logits, dtype)
-    assert_close((ours.logits, ours.log_sum_exp), (expected.logits, expected.log_sum_exp), dtype)
-
-
 def assert_apart(run: Run) -> None:
     """No result lies in the memory of an argument or of another result."""
     results = [array for array in arrays_of((run.output, run.inferred, run.gradients)) if array.size]
@@ -186,7 +175,7 @@ def check(calls: list[Call], storage: Storage, number_of_threads: int | None) ->
         for ours in (run.output, run.inferred):
             assert_same_structure(ours, expected)
             if exact.op == "vocabulary_top_k":
-                assert_top_k_close(ours, expected, exact, storage.dtype)
+                check_top_k(ours, expected, exact, partial(assert_close, dtype=storage.dtype))
             else:
                 assert_close(ours, expected, storage.dtype)
             if exact.op == "attention":

@@ -70,21 +70,26 @@ def self_attention_forward(
         asking: rows of a packed `x`, each at most once, for which alone there is a result; `mask` has query spans of
             these (SA.5). None: all of them.
     """
-    if asking is None:
-        residual = x
-        projected, projections_cache = ops.linears.forward(x, (params.query, params.key, params.value))
-        caches: tuple[object, ...] = (projections_cache,)
-    else:
-        residual = array_namespace(x).take(x, asking, axis=0)
-        projected_query, query_cache = ops.linears.forward(residual, (params.query,))
-        projected_rest, rest_cache = ops.linears.forward(x, (params.key, params.value))
-        projected, caches = projected_query + projected_rest, (query_cache, rest_cache)
+    residual = x if asking is None else array_namespace(x).take(x, asking, axis=0)
+    projected, projections_cache = _projections_forward(x, residual, params, ops)
     query, key, value = (split_heads(part, num_heads) for part in projected)
     if past is not None:
         key, value = past.append(key, value)
     context, attention_cache = ops.attention.forward(query, key, value, mask, dropout.probabilities)
     y, output_cache = ops.add_norm.forward(merge_heads(context), residual, params.output, eps, dropout.attention)
-    return y, SelfAttentionCache(caches, attention_cache, output_cache)
+    return y, SelfAttentionCache(projections_cache, attention_cache, output_cache)
+
+
+def _projections_forward(
+    x: Float[Array, "*batch D"], asking: Float[Array, "*asked D"], params: AttentionParams, ops: Ops
+) -> tuple[tuple[Array, Array, Array], tuple[object, ...]]:
+    """The queries of what asks, keys and values of all: in one operation where all ask."""
+    if asking is x:
+        projected, cache = ops.linears.forward(x, (params.query, params.key, params.value))
+        return projected, (cache,)
+    (query,), query_cache = ops.linears.forward(asking, (params.query,))
+    (key, value), rest_cache = ops.linears.forward(x, (params.key, params.value))
+    return (query, key, value), (query_cache, rest_cache)
 
 
 def self_attention_backward(

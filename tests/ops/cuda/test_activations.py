@@ -99,7 +99,7 @@ def test_the_ends_of_floating_point(name: str | None) -> None:
         expected = values if name is None else activation_forward(values, name)[0]
     given = values[None].copy()
     bias_activation(emulated(), given, np.zeros(len(values), np.float32), name)
-    np.testing.assert_allclose(given[0], expected, rtol=1e-6, atol=1e-30)
+    np.testing.assert_allclose(given[0], expected, rtol=1e-6, atol=1e-30)  # float32's last places, and its ends
 
 
 def test_more_rows_than_blocks_of_a_grid_can_take_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,5 @@
 """The attention kernels, executed in emulation, against softmax(query keyᵀ / √W + bias) value in float64."""
 
-import re
-from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
@@ -10,7 +8,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.cuda_emulator import EmulatedGpu, Schedule, why_not
+from tests.cuda_emulator import BARRIER, EmulatedGpu, Schedule, why_not, without
 from tests.ops.calls import DTYPES, spans
 from xlmr_np.layers.attention import PackedMask, Spans, sentence_slices
 from xlmr_np.ops.cuda.attention import attention
@@ -139,7 +137,7 @@ def check(case: Case, schedule: Schedule) -> None:
     expected = exact(case)[1]
     assert not context[np.isneginf(expected).T].any()
     tolerance = LOG_SUM_EXP_TOLERANCE[case.query.dtype.name]
-    np.testing.assert_allclose(log_sum_exp, expected, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(log_sum_exp, expected, rtol=tolerance, atol=tolerance)  # sums in another order
 
 
 short = st.integers(0, 40)
@@ -234,20 +232,9 @@ def test_heads_that_are_too_wide_are_refused() -> None:
 # --- faults that must be seen ---
 
 
-def without(pattern: str, number: int, instead: str = "") -> Callable[[str], str]:
-    """An edit that replaces the match of this number of a pattern of the kernel file."""
-
-    def edit(text: str) -> str:
-        found = list(re.finditer(pattern, text))
-        start, stop = found[number].span()
-        return text[:start] + instead + text[stop:]
-
-    return edit
-
-
 FAULTS = {
-    "no barrier before the scores": without(r"__syncthreads\(\);", 0),
-    "no barrier before the average": without(r"__syncthreads\(\);", 1),
+    "no barrier before the scores": without(BARRIER, 0),
+    "no barrier before the average": without(BARRIER, 1),
     "keys not waited for": without(r"wait_for_copies<1>\(\)", 0, "wait_for_copies<2>()"),
     "values not waited for": without(r"wait_for_copies<1>\(\)", 1, "wait_for_copies<2>()"),
     "one stage of keys": without(r"key_tiles \+ \(number & 1\) \* KEY_TILE \* WIDTH", 0, "key_tiles"),

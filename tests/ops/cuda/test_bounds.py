@@ -39,8 +39,8 @@ print("done")
 """
 
 FAULT = """
-from tests.cuda_emulator import EmulatedGpu
-from tests.ops.cuda.test_attention import case, without
+from tests.cuda_emulator import EmulatedGpu, without
+from tests.ops.cuda.test_attention import case
 from xlmr_np.ops.cuda.attention import attention
 
 edit = without(r"{pattern}", 0, "{instead}")

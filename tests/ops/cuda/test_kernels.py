@@ -22,7 +22,7 @@ import pytest
 from xlmr_np.ops.cuda import sources
 from xlmr_np.ops.cuda.catalogue import all_kernels
 from xlmr_np.ops.cuda.cupy_gpu import CupyGpu
-from xlmr_np.ops.cuda.kernels import Gpu, Kernel
+from xlmr_np.ops.cuda.kernels import Gpu, Kernel, LaunchShape
 from xlmr_np.ops.cuda.sources import architectures, source
 from xlmr_np.ops.cuda.types import c_type
 
@@ -136,10 +136,11 @@ def test_without_a_driver_only_a_launch_fails_and_says_what_is_missing() -> None
         "import cupy\n"
         "from xlmr_np.ops.cuda.cupy_gpu import CupyGpu\n"
         "from xlmr_np.ops.cuda.catalogue import all_kernels\n"
+        "from xlmr_np.ops.cuda.kernels import LaunchShape\n"
         "gpu = CupyGpu()\n"
         "print('built')\n"
         "try:\n"
-        "    gpu.launch(all_kernels()[0], (1,), (1,), [])\n"
+        "    gpu.launch(all_kernels()[0], LaunchShape((1,), (1,)), [])\n"
         "except RuntimeError as error:\n"
         "    print(error)\n"
     )
@@ -196,8 +197,8 @@ def test_a_kernel_is_compiled_at_its_first_launch_on_a_device(monkeypatch: pytes
     cupy = recording_cupy(monkeypatch)
     gpu = CupyGpu()
     assert isinstance(gpu, Gpu)
-    gpu.launch(NORM, (3, 2), (128,), [np.int32(7), None])
-    gpu.launch(NORM, (4,), (64,), [np.int32(8), None])
+    gpu.launch(NORM, LaunchShape((3, 2), (128,)), [np.int32(7), None])
+    gpu.launch(NORM, LaunchShape((4,), (64,)), [np.int32(8), None])
     assert cupy.launched == [
         (NORM.expression, (3, 2), (128,), (7, None), 0),
         (NORM.expression, (4,), (64,), (8, None), 0),
@@ -207,7 +208,7 @@ def test_a_kernel_is_compiled_at_its_first_launch_on_a_device(monkeypatch: pytes
     assert module["options"] == ("--std=c++17",)
     assert module["code"] == source("norms.cu").replace("√", "?")
     cupy.device = 1
-    gpu.launch(NORM, (4,), (64,), [])
+    gpu.launch(NORM, LaunchShape((4,), (64,)), [])
     assert len(cupy.compiled) == 2
 
 
@@ -217,7 +218,7 @@ def test_threads_share_one_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def launch(number: int) -> None:
         barrier.wait()
-        gpu.launch(NORM, (1,), (1,), [number])
+        gpu.launch(NORM, LaunchShape((1,), (1,)), [number])
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(launch, map(np.int32, range(8))))
@@ -229,7 +230,7 @@ def test_threads_share_one_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_limit_of_shared_memory_is_raised_and_never_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     cupy, gpu, limits = recording_cupy(monkeypatch), CupyGpu(), []
     for size in (1024, 96 * 1024, 64 * 1024, 96 * 1024, 160 * 1024):
-        gpu.launch(NORM, (1,), (1,), [], size)  # RecordingFunction holds `size` against the limit
+        gpu.launch(NORM, LaunchShape((1,), (1,), size), [])  # RecordingFunction holds `size` against the limit
         limits.append(cupy.limit // 1024)
     assert limits == [48, 96, 96, 96, 160]
 
@@ -239,14 +240,14 @@ def test_an_old_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     recording_cupy(monkeypatch, "86")
     message = r"kernels of norms\.cu are for sm_90a and later, and this GPU is sm_86; use device='cpu'\."
     with pytest.raises(RuntimeError, match=message):
-        CupyGpu().launch(NORM, (1,), (1,), [])
+        CupyGpu().launch(NORM, LaunchShape((1,), (1,)), [])
 
 
 def test_wrong_launches_are_refused() -> None:
     with pytest.raises(TypeError, match=r"CUDA kernel norm<__half, 8> is on the CPU; move it to the GPU\."):
-        CupyGpu().launch(NORM, (1,), (1,), [np.int32(1), np.zeros(1)])
+        CupyGpu().launch(NORM, LaunchShape((1,), (1,)), [np.int32(1), np.zeros(1)])
     with pytest.raises(AssertionError, match=r"a grid \(3, 0\) has no blocks"):
-        CupyGpu().launch(NORM, (3, 0), (1,), [])
+        CupyGpu().launch(NORM, LaunchShape((3, 0), (1,)), [])
 
 
 def test_products_are_of_two_matrices_of_one_type_and_even_a_single_number_is_summed_in_float32() -> None:

@@ -1,6 +1,5 @@
 """The kernels of unpadding.cu, executed in emulation, against what inputs.py makes of the same arrays on the host."""
 
-import re
 from typing import Any
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.cuda_emulator import EmulatedGpu, Schedule, run_sanitized, why_not
+from tests.cuda_emulator import BARRIER, EmulatedGpu, Schedule, number_of_barriers, run_sanitized, why_not, without
 from tests.ops.calls import DTYPES
 from tests.ops.cuda.test_norms import HOW_MANY_EXAMPLES, SCHEDULES, emulated
 from xlmr_np import XLMRobertaConfig
@@ -176,18 +175,12 @@ for shape, number in (((3, 5), 15), ((2, 300), 600), ((2, 300), 7)):
     assert done.stdout == "True\n" * 3, done.stderr
 
 
-@pytest.mark.parametrize("barrier", range(4))
+@pytest.mark.parametrize("barrier", range(number_of_barriers("unpadding.cu")))
 def test_a_missing_barrier_is_seen(barrier: int) -> None:
     """Under one schedule at least."""
-
-    def without_it(text: str) -> str:
-        found = [match.span() for match in re.finditer(r"__syncthreads\(\);", text)]
-        assert len(found) == 4
-        start, stop = found[barrier]
-        return text[:start] + text[stop:]
 
     ids = padded_ids(np.random.default_rng(0), 3, 600, 0.6)
     schedules = [Schedule(seed) for seed in range(6)]
     assert all(matches(emulated(schedule), ids, None, None, None) for schedule in schedules)
-    edited = [EmulatedGpu(schedule, edit=without_it) for schedule in schedules]
+    edited = [EmulatedGpu(schedule, edit=without(BARRIER, barrier)) for schedule in schedules]
     assert not all(matches(gpu, ids, None, None, None) for gpu in edited)

@@ -1,6 +1,5 @@
 """The kernels of vocabulary.cu, executed in emulation, against the reference on the logits that they are given."""
 
-import re
 from unittest import mock
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.cuda_emulator import EmulatedGpu, Schedule, run_sanitized, why_not
+from tests.cuda_emulator import BARRIER, EmulatedGpu, Schedule, number_of_barriers, run_sanitized, why_not, without
 from tests.ops.calls import DTYPES
 from tests.ops.cuda.test_norms import EVERY_DTYPE, HOW_MANY_EXAMPLES, LAYOUTS, SCHEDULES, emulated, placed
 from xlmr_np.layers.linear import LinearParams
@@ -52,7 +51,7 @@ def check(ours: TopK, expected: TopK, dtype: str) -> None:
     assert ours.log_sum_exp.dtype == ours.logits.dtype
     np.testing.assert_array_equal(ours.logits, expected.logits)
     np.testing.assert_array_equal(ours.ids, expected.ids)
-    np.testing.assert_allclose(ours.log_sum_exp, expected.log_sum_exp, rtol=SUMS[dtype], atol=SUMS[dtype])
+    np.testing.assert_allclose(ours.log_sum_exp, expected.log_sum_exp, SUMS[dtype], SUMS[dtype])  # the order of sums
 
 
 @HOW_MANY_EXAMPLES
@@ -94,7 +93,7 @@ def test_a_real_vocabulary_in_real_chunks(dtype: str) -> None:
     )
     rounding = {"float16": 2**-11, "bfloat16": 2**-8, "float32": 1e-6, "float64": 1e-14}[dtype]
     np.testing.assert_allclose(ours.logits, exact.logits, rtol=0, atol=8 * rounding)  # products are below 8
-    np.testing.assert_allclose(ours.log_sum_exp, exact.log_sum_exp, rtol=0, atol=8 * rounding)
+    np.testing.assert_allclose(ours.log_sum_exp, exact.log_sum_exp, rtol=0, atol=8 * rounding)  # as is their sum
 
 
 EXACT = st.sampled_from([(0,), (0, 1), (0, 1, 2, 3), (-np.inf, 0, 1), (-np.inf,), (np.inf, 0), (np.inf, -np.inf, 1)])
@@ -153,7 +152,7 @@ def test_large_logits_do_not_overflow_the_sum() -> None:
     bias = np.array([-1e4, 1e4, 1e4, 0, 1e4 - 1], np.float32)
     ours = top_k(np.zeros((1, 1), np.float32), LinearParams(np.zeros((5, 1), np.float32), bias), 2, 2)
     assert ours.ids.tolist() == [[1, 2]]
-    np.testing.assert_allclose(ours.log_sum_exp, 1e4 + np.log(2 + np.exp(-1)), rtol=1e-7)
+    np.testing.assert_allclose(ours.log_sum_exp, 1e4 + np.log(2 + np.exp(-1)), rtol=1e-7)  # a rounding of float32
 
 
 def test_a_table_of_another_type_is_converted() -> None:
@@ -194,15 +193,9 @@ print("done", len(set(gpu.launches)))
     assert done.stdout == "True\n" * 4 + "done 1\n", done.stderr
 
 
-@pytest.mark.parametrize("barrier", range(4))
+@pytest.mark.parametrize("barrier", range(number_of_barriers("vocabulary.cu")))
 def test_a_missing_barrier_is_seen(barrier: int) -> None:
     """Under one schedule at least."""
-
-    def without_it(text: str) -> str:
-        found = [match.span() for match in re.finditer(r"__syncthreads\(\);", text)]
-        assert len(found) == 4
-        start, stop = found[barrier]
-        return text[:start] + text[stop:]
 
     random = np.random.default_rng(0)
     params = LinearParams(random.integers(-9, 10, (900, 3)).astype(np.float32), np.zeros(900, np.float32))
@@ -215,8 +208,8 @@ def test_a_missing_barrier_is_seen(barrier: int) -> None:
         except RuntimeError:  # threads that part ways
             return False
         is_same = np.array_equal(ours.logits, expected.logits) and np.array_equal(ours.ids, expected.ids)
-        return is_same and np.allclose(ours.log_sum_exp, expected.log_sum_exp, rtol=1e-5)
+        return is_same and np.allclose(ours.log_sum_exp, expected.log_sum_exp, rtol=1e-5)  # sums in another order
 
     schedules = [Schedule(seed) for seed in range(8)]
     assert all(matches(emulated(schedule)) for schedule in schedules)
-    assert not all(matches(EmulatedGpu(schedule, edit=without_it)) for schedule in schedules)
+    assert not all(matches(EmulatedGpu(schedule, edit=without(BARRIER, barrier))) for schedule in schedules)

@@ -9,7 +9,7 @@
 // Tolerance: computed in float32 (float64 for float64), with CUDA's erf and tanh to 2 units in the last place: 5e-7
 //   (1e-15) of the input, or of 1; for half types half a unit of the result's last place more.
 #include "primitives.cuh"
-#include "reductions.cuh"
+#include "rows.cuh"
 
 struct Identity {
   template <class Number>

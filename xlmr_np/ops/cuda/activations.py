@@ -18,8 +18,8 @@ from xlmr_np.layers.activations import (
     tanh_forward,
 )
 
-from .kernels import Gpu, Kernel
-from .norms import in_rows, vector_length, vector_lengths
+from .kernels import Gpu, Kernel, LaunchShape
+from .rows import in_rows, vector_length, vector_lengths
 from .types import c_type
 
 # The C++ names of what `layers.activations` computes.
@@ -63,7 +63,8 @@ def bias_activation(
         min(TALLEST_GRID, -(-number_of_rows // (ROWS_OF_BLOCK * ROWS_OF_THREAD))),
     )
     arguments = [product, bias, np.int64(number_of_rows), np.int32(width)]
-    gpu.launch(_kernel(product.dtype.name, length, functor), grid, (VECTORS_OF_BLOCK, ROWS_OF_BLOCK), arguments)
+    shape = LaunchShape(grid, (VECTORS_OF_BLOCK, ROWS_OF_BLOCK))
+    gpu.launch(_kernel(product.dtype.name, length, functor), shape, arguments)
     return product
 
 

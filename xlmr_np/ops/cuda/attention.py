@@ -11,8 +11,8 @@ from jaxtyping import Float
 from xlmr_np.arrays import Array, address, array_namespace
 from xlmr_np.layers.attention import PackedMask
 
-from .kernels import Gpu, Kernel
-from .norms import in_rows
+from .kernels import Gpu, Kernel, LaunchShape
+from .rows import in_rows
 from .types import c_type
 
 TENSOR_CORE_TYPES = ("float16", "bfloat16")
@@ -86,7 +86,7 @@ def attention(
         arguments += [np.int32(width), np.int32(mask.is_causal)]
         numbers = PLAIN_QUERIES * width + PLAIN_KEYS * (width + 1) + PLAIN_KEYS * width
         shared_memory = numbers * np.dtype(wide).itemsize
-    gpu.launch(kernel, (number // tile + sentences, heads), (block,), arguments, shared_memory)
+    gpu.launch(kernel, LaunchShape((number // tile + sentences, heads), (block,), shared_memory), arguments)
     return context, log_sum_exp
 
 

@@ -10,7 +10,7 @@
 // Tolerance: sums in float32 (float64 for float64) in another order: 5e-6 (1e-13) of the largest value, and for half
 //   types half a unit of the result's last place more.
 #include "primitives.cuh"
-#include "reductions.cuh"
+#include "rows.cuh"
 #include "tiles.cuh"
 
 constexpr int QUERIES = 8, KEYS = 32;  // of a tile: one warp each, one lane each

@@ -8,7 +8,7 @@ import numpy as np
 
 from xlmr_np.arrays import Array, resolve_device
 
-from .kernels import Kernel
+from .kernels import Kernel, LaunchShape
 from .sources import architectures, source
 
 
@@ -27,20 +27,14 @@ class CupyGpu:
         """Another process compiles for itself."""
         return CupyGpu, ()
 
-    def launch(
-        self,
-        kernel: Kernel,
-        grid: tuple[int, ...],
-        block: tuple[int, ...],
-        arguments: Sequence[Any],
-        shared_memory: int = 0,
-    ) -> None:
+    def launch(self, kernel: Kernel, shape: LaunchShape, arguments: Sequence[Any]) -> None:
         """See `Gpu.launch`.
 
         Raises:
             RuntimeError: there is no GPU, or it is older than the kernel's oldest architecture.
             TypeError: an argument is a NumPy array, of which CuPy would pass a single element by value.
         """
+        grid, block, shared_memory = shape
         assert all(grid), f"{kernel}: a grid {grid} has no blocks, and CuPy would launch one"
         if any(isinstance(argument, np.ndarray) for argument in arguments):
             raise TypeError(f"An array given to the CUDA kernel {kernel.expression} is on the CPU; move it to the GPU.")

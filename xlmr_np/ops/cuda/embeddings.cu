@@ -9,7 +9,7 @@
 // Architectures: sm_80 sm_90a sm_100
 // Tolerance: as of norms.cu.
 #include "primitives.cuh"
-#include "reductions.cuh"
+#include "rows.cuh"
 
 template <class T, int LENGTH>
 __global__ void __launch_bounds__(128, 6) embed(  // 80 registers, for loads of several vectors at once
@@ -23,9 +23,7 @@ __global__ void __launch_bounds__(128, 6) embed(  // 80 registers, for loads of 
     T* __restrict__ result,  // [N, D]
     long long number_of_rows, int width) {
   using Number = typename Wide<T>::type;
-  extern __shared__ __align__(128) unsigned char shared_memory[];
-  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const long long row = static_cast<long long>(blockIdx.x) * warps + warp;
+  const long long row = row_of_warp();
   if (row >= number_of_rows) return;
   T* result_row = result + row * width;
   const long long id = ids[row], token_type = token_types[row], position = positions[row];
@@ -36,12 +34,11 @@ __global__ void __launch_bounds__(128, 6) embed(  // 80 registers, for loads of 
       result_row[column] = from_wide<T>(Number(INFINITY) - Number(INFINITY));
     return;
   }
-  Number* kept = reinterpret_cast<Number*>(shared_memory) + warp * numbers_of_kept_row<LENGTH>(width);
   layer_norm_of_row<T, LENGTH>(
       [&](Number(&sums)[LENGTH], int vector) {
         add_vector<T, LENGTH>(sums, token_table + id * width, vector);
         add_vector<T, LENGTH>(sums, token_type_table + token_type * width, vector);
         add_vector<T, LENGTH>(sums, position_table + position * width, vector);
       },
-      kept, norm_weight, norm_bias, eps, result_row, width);
+      kept_row_of_warp<Number, LENGTH>(width), norm_weight, norm_bias, eps, result_row, width);
 }

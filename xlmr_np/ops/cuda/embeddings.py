@@ -10,7 +10,7 @@ from xlmr_np.arrays import Array, array_namespace
 from xlmr_np.layers.embeddings import EmbeddingsParams
 
 from .kernels import Gpu, Kernel
-from .norms import in_rows, row_launch, vector_length, vector_lengths, wide_type
+from .rows import in_rows, row_launch, vector_length, vector_lengths, wide_type
 from .types import c_type
 
 
@@ -47,7 +47,6 @@ def embed(
     tables = [in_rows(table, dtype) for table in (params.token, params.token_type, params.position)]
     norm = [in_rows(leaf, dtype) for leaf in params.layer_norm]
     length = vector_length(width, result, *tables, *norm)
-    launch = row_launch(number_of_rows, width, length, dtype)
     arguments = [
         *indices,
         *(argument for table in tables for argument in (table, np.int64(table.shape[0]))),
@@ -57,7 +56,7 @@ def embed(
         np.int64(number_of_rows),
         np.int32(width),
     ]
-    gpu.launch(_kernel(dtype.name, length), launch.grid, launch.block, arguments, launch.shared_memory)
+    gpu.launch(_kernel(dtype.name, length), row_launch(number_of_rows, width, length, dtype), arguments)
     return result
 
 

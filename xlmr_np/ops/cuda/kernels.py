@@ -1,4 +1,4 @@
-"""What launch modules and engines agree on: the name of a kernel, and what launches it."""
+"""What launch modules and engines agree on: the name of a kernel, the shape of a launch, and what launches it."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -18,28 +18,33 @@ class Kernel(NamedTuple):
     expression: str
 
 
+class LaunchShape(NamedTuple):
+    """How many blocks run a kernel, and what each of them is.
+
+    Attributes:
+        grid: blocks along x, y and z; none may be 0.
+        block: threads of a block along x, y and z.
+        shared_memory: bytes of dynamic shared memory of a block.
+    """
+
+    grid: tuple[int, ...]
+    block: tuple[int, ...]
+    shared_memory: int = 0
+
+
 @runtime_checkable
 class Gpu(Protocol):
     """What launches kernels and multiplies matrices: CuPy, or in tests an emulator."""
 
-    def launch(
-        self,
-        kernel: Kernel,
-        grid: tuple[int, ...],
-        block: tuple[int, ...],
-        arguments: Sequence[Any],
-        shared_memory: int = 0,
-    ) -> None:
-        """Runs `kernel` on `grid` blocks of `block` threads, in the order of the current stream.
+    def launch(self, kernel: Kernel, shape: LaunchShape, arguments: Sequence[Any]) -> None:
+        """Runs `kernel`, in the order of the current stream.
 
         Args:
             kernel: which.
-            grid: blocks along x, y and z; none may be 0.
-            block: threads of a block along x, y and z.
+            shape: its blocks.
             arguments: in the order of the kernel's parameters. Arrays of the GPU's library (the kernel gets the address
                 of their first element; strides are the caller's business), NumPy scalars of the parameter's exact C
                 type, None for a null pointer.
-            shared_memory: bytes of dynamic shared memory of a block.
         """
         ...
 

@@ -10,7 +10,7 @@
 // Tolerance: sums in float32 (float64 for float64) in another order: 3e-6 (1e-14) of the largest value, times the ratio
 //   of the row's largest value to its standard deviation; for half types half a unit of the result's last place more.
 #include "primitives.cuh"
-#include "reductions.cuh"
+#include "rows.cuh"
 
 // With ADDS: without, `bias` and `residual` are not looked at.
 template <class T, int LENGTH, bool ADDS>
@@ -23,11 +23,8 @@ __global__ void __launch_bounds__(128, 8) add_norm(  // 64 registers, for loads 
     T* __restrict__ result,  // [N, D]
     long long number_of_rows, int width) {
   using Number = typename Wide<T>::type;
-  extern __shared__ __align__(128) unsigned char shared_memory[];
-  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const long long row = static_cast<long long>(blockIdx.x) * warps + warp;
+  const long long row = row_of_warp();
   if (row >= number_of_rows) return;
-  Number* kept = reinterpret_cast<Number*>(shared_memory) + warp * numbers_of_kept_row<LENGTH>(width);
   layer_norm_of_row<T, LENGTH>(
       [&](Number(&sums)[LENGTH], int vector) {
         add_vector<T, LENGTH>(sums, product + row * width, vector);
@@ -36,5 +33,5 @@ __global__ void __launch_bounds__(128, 8) add_norm(  // 64 registers, for loads 
           add_vector<T, LENGTH>(sums, residual + row * width, vector);
         }
       },
-      kept, norm_weight, norm_bias, eps, result + row * width, width);
+      kept_row_of_warp<Number, LENGTH>(width), norm_weight, norm_bias, eps, result + row * width, width);
 }

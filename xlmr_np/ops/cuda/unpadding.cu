@@ -8,7 +8,7 @@
 // Architectures: sm_80 sm_90a sm_100
 // Tolerance: none, these are integers.
 #include "primitives.cuh"
-#include "reductions.cuh"
+#include "rows.cuh"
 
 constexpr int THREADS = 256, WARPS = THREADS / 32;
 constexpr int NONE = 0x7fffffff;                // in place of a column

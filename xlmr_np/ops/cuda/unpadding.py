@@ -12,8 +12,8 @@ from jaxtyping import Bool, Int, Integer, Num, UInt8
 
 from xlmr_np.arrays import Array, array_namespace
 
-from .kernels import Gpu, Kernel
-from .norms import in_rows
+from .kernels import Gpu, Kernel, LaunchShape
+from .rows import in_rows
 
 THREADS, REAL, INVALID = 256, 1, 2  # as in unpadding.cu
 MEASURE, PACK = Kernel("unpadding.cu", "measure"), Kernel("unpadding.cu", "pack")
@@ -83,7 +83,7 @@ def measure(
             findings,
             np.int32(length),
         ]
-        gpu.launch(MEASURE, (batch,), (THREADS,), arguments)
+        gpu.launch(MEASURE, LaunchShape((batch,), (THREADS,)), arguments)
     return Measured(is_real, findings)
 
 
@@ -124,7 +124,7 @@ def pack(
             np.int32(length),
             np.int64(number_of_real),
         ]
-        gpu.launch(PACK, (batch,), (THREADS,), arguments)
+        gpu.launch(PACK, LaunchShape((batch,), (THREADS,)), arguments)
     return packed
 
 

@@ -12,7 +12,7 @@
 // Tolerance: logits exactly those of the product as it is stored (rounded to T) plus the bias, in float32 (float64 for
 //   float64); log Σ exp, in another order, to 2e-6 (1e-14) of itself or, near 0, of 1.
 #include "primitives.cuh"
-#include "reductions.cuh"
+#include "rows.cuh"
 
 constexpr int THREADS = 256, WARPS = THREADS / 32;
 constexpr int NONE = 0x7fffffff;  // in place of a column

@@ -10,8 +10,8 @@ from xlmr_np.arrays import Array, array_namespace
 from xlmr_np.layers.linear import LinearParams
 from xlmr_np.ops.reference import VOCABULARY_CHUNK, TopK, vocabulary_top_k_forward
 
-from .kernels import Gpu, Kernel
-from .norms import in_rows, vector_length, vector_lengths, wide_type
+from .kernels import Gpu, Kernel, LaunchShape
+from .rows import in_rows, vector_length, vector_lengths, wide_type
 from .types import c_type
 
 THREADS = 256  # as in vocabulary.cu
@@ -54,6 +54,7 @@ def vocabulary_top_k(gpu: Gpu, x: Float[Array, "N D"], params: LinearParams, k: 
     x = in_rows(x, x.dtype)
     number_bytes = np.dtype(wide).itemsize
     shared_memory = k * (8 + number_bytes + number_bytes + 4)  # earlier ids and logits, chosen logits and columns
+    shape = LaunchShape((number_of_rows,), (THREADS,), shared_memory)
     for start in range(0, size, VOCABULARY_CHUNK):
         rows = slice(start, min(start + VOCABULARY_CHUNK, size))
         weight = xp.astype(params.weight[rows, :], x.dtype, copy=False)
@@ -62,7 +63,7 @@ def vocabulary_top_k(gpu: Gpu, x: Float[Array, "N D"], params: LinearParams, k: 
         columns = product.shape[1]
         kernel = _kernel(x.dtype.name, vector_length(columns, product, bias))
         arguments = [product, bias, np.int32(columns), np.int64(start), logits, ids, log_sum_exp, np.int32(k)]
-        gpu.launch(kernel, (number_of_rows,), (THREADS,), arguments, shared_memory)
+        gpu.launch(kernel, shape, arguments)
     return TopK(logits, ids, log_sum_exp)
 
 

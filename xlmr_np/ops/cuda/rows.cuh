@@ -1,4 +1,5 @@
-// What kernels over rows share: sums and extremes over a warp, vectors of elements, and the layer norm of a row.
+// What kernels over rows share: sums and extremes over a warp, vectors of elements, which row a warp takes, and the
+// layer norm of a row.
 #pragma once
 #include "primitives.cuh"
 
@@ -47,10 +48,17 @@ __device__ __forceinline__ void add_vector(typename Wide<T>::type (&sums)[LENGTH
   for (int i = 0; i < LENGTH; ++i) sums[i] += to_wide(loaded.elements[i]);
 }
 
-// How many numbers of shared memory a warp needs to keep a row: a multiple of what its lanes take in one round.
-template <int LENGTH>
-__device__ __forceinline__ int numbers_of_kept_row(int width) {
-  return (width + 32 * LENGTH - 1) / (32 * LENGTH) * (32 * LENGTH);
+// The row of this warp, where every warp takes one; the last block's may lie beyond the last row.
+__device__ __forceinline__ long long row_of_warp() {
+  return static_cast<long long>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+}
+
+// The part of dynamic shared memory in which this warp keeps a row: a multiple of what its lanes take in one round.
+template <class Number, int LENGTH>
+__device__ __forceinline__ Number* kept_row_of_warp(int width) {
+  extern __shared__ __align__(128) unsigned char shared_memory[];
+  const int numbers = (width + 32 * LENGTH - 1) / (32 * LENGTH) * (32 * LENGTH);
+  return reinterpret_cast<Number*>(shared_memory) + threadIdx.x / 32 * numbers;
 }
 
 // LayerNorm of one row by one warp, with the mean and then the variance each from a pass over the row of their own, as
@@ -59,7 +67,7 @@ __device__ __forceinline__ int numbers_of_kept_row(int width) {
 // only what it has written itself, so that there is no barrier.
 template <class T, int LENGTH, class AddTo>
 __device__ __forceinline__ void layer_norm_of_row(
-    AddTo add_to, typename Wide<T>::type* kept,  // numbers_of_kept_row(width), of this warp alone
+    AddTo add_to, typename Wide<T>::type* kept,  // kept_row_of_warp<Number, LENGTH>(width)
     const T* __restrict__ weight, const T* __restrict__ bias, typename Wide<T>::type eps,
     T* __restrict__ result,  // the row
     int width) {
