@@ -8,8 +8,10 @@ of the same type, measured in the same run. Tokens are real ones: padding counts
 import argparse
 import json
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -29,7 +31,7 @@ from xlmr_np.ops.engines import gpu_engine
 SHAPES = {"base": XLM_ROBERTA_BASE, "large": XLM_ROBERTA_LARGE}
 DTYPES = ("float16", "bfloat16")
 ATTENTION_LENGTHS = (128, 512, 2048, 8192)
-ATTENTION_TOKENS = 32768  # of a batch, whatever the length
+ATTENTION_TOKENS = 131072  # of a batch, whatever the length: at 128 a kernel then takes longer than its launch
 HEADS, WIDTH = 12, 64
 MATRIX = 8192  # rows and columns of the matrices that give the card's rate
 ROUNDS = 7  # of all contestants in turn
@@ -116,7 +118,8 @@ def reported(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        print(f"  {name}: not measured ({type(error).__name__}: {str(error).splitlines()[0]:.100})", flush=True)
+        what = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        print(f"  {name}: not measured ({what:.120})", flush=True)
 
 
 def matrix_rate(dtype: str) -> float:
@@ -191,7 +194,6 @@ def encoders(name: str, dtype: str, checkpoint: Path, compiles: bool) -> Iterato
         .cuda()
         .eval()
     )
-    compiled = torch.compile(theirs) if compiles else None
     for workload in WORKLOADS:
         lengths = workload.lengths()
         ids = np.full((workload.batch, workload.length), 1)
@@ -211,7 +213,9 @@ def encoders(name: str, dtype: str, checkpoint: Path, compiles: bool) -> Iterato
 
         contestants = {"xlmr-np": lambda own=own: ours(**own), "transformers": lambda: run(theirs)}
         if compiles:
-            contestants["transformers compiled"] = lambda: run(compiled)
+            torch.compiler.reset()  # a second shape would be compiled for all shapes, and slower
+            compiled = torch.compile(theirs, dynamic=False)
+            contestants["transformers compiled"] = lambda compiled=compiled: run(compiled)
         times = seconds(contestants)
         result: dict[str, Any] = {
             contestant: {"seconds": time, "tokens per second": sum(lengths) / time}
@@ -251,11 +255,19 @@ def main() -> None:
     import transformers
 
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-    versions = {"cupy": cupy.__version__, "torch": torch.__version__, "transformers": transformers.__version__}
-    print(f"{name}, {', '.join(f'{library} {version}' for library, version in versions.items())}", flush=True)
+    versions = {
+        "xlmr-np": version("xlmr-np"),
+        "cupy": cupy.__version__,
+        "CUDA": cupy.cuda.runtime.runtimeGetVersion(),
+        "driver": cupy.cuda.runtime.driverGetVersion(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+    today = date.today().isoformat()
+    print(f"{today}, {name}, {', '.join(f'{what} {number}' for what, number in versions.items())}", flush=True)
     rates = {dtype: matrix_rate(dtype) for dtype in DTYPES}
     print("\nProducts of large matrices: " + ", ".join(f"{d} {r / 1e12:.0f} TFLOP/s" for d, r in rates.items()))
-    everything: dict[str, Any] = {"card": name, "versions": versions, "matrix rates": rates, "rows": {}}
+    everything: dict[str, Any] = {"date": today, "card": name, "versions": versions, "matrix rates": rates, "rows": {}}
 
     def report(row: str, found: dict[str, Any], cells: list[str]) -> None:
         everything["rows"][row] = found

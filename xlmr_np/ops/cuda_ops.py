@@ -58,8 +58,9 @@ def _linear(gpu: Gpu, x: Float[Array, "N in"], params: LinearParams, activation:
 
 
 def _product(gpu: Gpu, x: Float[Array, "N in"], params: LinearParams) -> Float[Array, "N out"]:
-    """x Wᵀ, to which the bias is still to be added."""
-    return gpu.matmul(x, array_namespace(x).matrix_transpose(params.weight))
+    """x Wᵀ in the type of x, to which the bias is still to be added."""
+    xp = array_namespace(x)
+    return gpu.matmul(x, xp.matrix_transpose(xp.astype(params.weight, x.dtype, copy=False)))
 
 
 def attention_forward(

@@ -11,6 +11,8 @@ from xlmr_np.arrays import Array, resolve_device
 from .kernels import Kernel, LaunchShape
 from .sources import architectures, source
 
+LIMIT_OF_A_KERNEL = 48 * 1024  # bytes of dynamic shared memory that it may have before its limit is raised
+
 
 class CupyGpu:
     """Launches kernels on CuPy's current device and stream, and multiplies matrices by cuBLAS.
@@ -20,7 +22,7 @@ class CupyGpu:
     """
 
     def __init__(self) -> None:
-        self._functions: dict[tuple[Kernel, int, int], Any] = {}
+        self._functions: dict[tuple[Kernel, int], Any] = {}
         self._compiling = Lock()
 
     def __reduce__(self) -> tuple[type["CupyGpu"], tuple[()]]:
@@ -38,12 +40,15 @@ class CupyGpu:
         assert all(grid), f"{kernel}: a grid {grid} has no blocks, and CuPy would launch one"
         if any(isinstance(argument, np.ndarray) for argument in arguments):
             raise TypeError(f"An array given to the CUDA kernel {kernel.expression} is on the CPU; move it to the GPU.")
-        key = (kernel, _current_device(), shared_memory)
+        key = kernel, _current_device()
         if key not in self._functions:
             with self._compiling:
                 if key not in self._functions:
-                    self._functions[key] = _compiled(kernel, shared_memory)
-        self._functions[key](grid, block, tuple(arguments), shared_mem=shared_memory)
+                    self._functions[key] = _compiled(kernel)
+        function = self._functions[key]
+        if shared_memory > LIMIT_OF_A_KERNEL and shared_memory > function.max_dynamic_shared_size_bytes:
+            function.max_dynamic_shared_size_bytes = shared_memory
+        function(grid, block, tuple(arguments), shared_mem=shared_memory)
 
     def matmul(self, a: Array, b: Array) -> Array:
         """See `Gpu.matmul`.
@@ -69,8 +74,8 @@ def _current_device() -> int:
         raise
 
 
-def _compiled(kernel: Kernel, shared_memory: int) -> Any:
-    """The kernel for the current device, allowed this many bytes of dynamic shared memory."""
+def _compiled(kernel: Kernel) -> Any:
+    """The kernel for the current device."""
     import cupy
 
     oldest = architectures(kernel.file)[0]
@@ -86,7 +91,4 @@ def _compiled(kernel: Kernel, shared_memory: int) -> Any:
         options=("--std=c++17",),
         name_expressions=(kernel.expression,),
     )
-    function = module.get_function(kernel.expression)
-    if shared_memory > function.max_dynamic_shared_size_bytes:  # the limit belongs to the kernel, whatever it is now
-        function.max_dynamic_shared_size_bytes = shared_memory
-    return function
+    return module.get_function(kernel.expression)

@@ -4,7 +4,6 @@
 // A fragment is the part of a small matrix that lies in the registers of one lane of a warp. A register holds two
 // neighbouring 16-bit values, the first in its low half. Below, `row` is lane / 4 and `column` is 2 (lane % 4). What is
 // done "together" is done by all 32 lanes of a warp at one time.
-// Architectures: sm_80 sm_90a sm_100
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
