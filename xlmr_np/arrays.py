@@ -28,6 +28,7 @@ __all__ = [
     "scatter_add_rows",
     "to_device",
     "to_numpy",
+    "zeros",
 ]
 
 Array = Any  # an array of any library; shapes and element types are stated by jaxtyping annotations
@@ -229,10 +230,19 @@ def _number_of_gpus(why_none: bool = False) -> int:
     return count
 
 
+# How cuBLAS (also where it has no room to begin), the driver and the run-time library say so.
+OUT_OF_MEMORY = (
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDA_ERROR_OUT_OF_MEMORY",
+    "cudaErrorMemoryAllocation",
+)
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether it says that a GPU has no memory left."""
-    is_of_cublas = isinstance(error, RuntimeError) and "CUBLAS_STATUS_ALLOC_FAILED" in str(error)
-    return is_of_cublas or f"{type(error).__module__}.{type(error).__name__}" == "cupy.cuda.memory.OutOfMemoryError"
+    is_of_a_library = isinstance(error, RuntimeError) and any(code in str(error) for code in OUT_OF_MEMORY)
+    return is_of_a_library or f"{type(error).__module__}.{type(error).__name__}" == "cupy.cuda.memory.OutOfMemoryError"
 
 
 def as_generator(generator: np.random.Generator | None) -> np.random.Generator:
@@ -261,6 +271,16 @@ def device_context(device: str) -> AbstractContextManager[Any]:
 
     context: AbstractContextManager[Any] = cupy.cuda.Device(int(device.removeprefix("cuda:")))
     return context
+
+
+def zeros(shape: tuple[int, ...], dtype: np.dtype, device: str) -> Array:
+    """Zeros on `device` ("cpu" or "cuda:N")."""
+    if device == "cpu":
+        return np.zeros(shape, dtype)
+    import cupy
+
+    with device_context(device):
+        return cupy.zeros(shape, dtype)
 
 
 def to_device(x: Array, device: str) -> Array:

@@ -1,5 +1,6 @@
 """The operations on the card: the engine's kernels, and the textbook on CuPy arrays, against REFERENCE on NumPy's."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from tests.gpu.card import machine, needs_gpu
-from tests.ops.calls import KINDS, Storage, arrays_of, stored, widened
-from tests.ops.cuda.parity import INFERENCE_KINDS, STORAGES, TOLERANCE, check, check_top_k, moved
-from tests.ops.cuda.test_attention import CASES, case, error_of, exact
+from tests.ops.calls import KINDS, Storage, arrays_of, check_top_k, stored, widened
+from tests.ops.cuda.parity import INFERENCE_KINDS, STORAGES, TOLERANCE, check, check_close, moved
+from tests.ops.cuda.test_attention import CASES, DECODING_CASES, case, error_of, exact
 from xlmr_np import trees
 from xlmr_np.ops.cuda.attention import attention
 from xlmr_np.ops.reference import REFERENCE
@@ -32,9 +33,10 @@ def test_every_operation_equals_the_reference(kind: str) -> None:
 
 @pytest.mark.parametrize("width", [32, 64, 128, 80])
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_attention_by_cases(dtype: str, width: int) -> None:
+@pytest.mark.parametrize("cases", [CASES, DECODING_CASES], ids=["any", "decoding"])
+def test_attention_by_cases(cases: dict[str, st.SearchStrategy], dtype: str, width: int) -> None:
     @settings(max_examples=60, phases=set(Phase) - {Phase.explain})
-    @given(setting=st.fixed_dictionaries(CASES))
+    @given(setting=st.fixed_dictionaries(cases))
     def compare(setting: dict[str, Any]) -> None:
         chosen = case(width=width, dtype=dtype, **setting)
         uploaded = moved(chosen, machine().upload)
@@ -67,7 +69,8 @@ def test_the_textbook_runs_on_the_card(kind: str, dtype: str) -> None:
             gradients = op.backward(d_y, cache, *call.backward)
             results.append((op.backward(moved(d_y, machine().upload), own_cache, *there.backward), gradients))
         if call.op == "vocabulary_top_k":
-            check_top_k(moved(ours, machine().download), expected, widened(call), dtype)
+            close = partial(check_close, dtype=dtype)
+            check_top_k(moved(ours, machine().download), expected, widened(call), close)
             return
         for our_tree, their_tree in results:
             mine = [machine().download(leaf) for leaf in _arrays(our_tree)]

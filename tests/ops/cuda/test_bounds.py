@@ -33,7 +33,11 @@ from tests.ops.cuda.test_attention import case
 from xlmr_np.ops.cuda.attention import attention
 
 for dtype in ("float16", "float32"):
-    for lengths, is_causal in (([(130, 130)], False), ([(17, 40), (3, 0), (64, 65)], True)):
+    for lengths, is_causal in (
+        ([(130, 130)], False),
+        ([(17, 40), (3, 0), (64, 65)], True),
+        ([(1, 40), (0, 5), (1, 65)], True),
+    ):
         attention(EmulatedGpu(sanitize=True), *case(lengths, 2, 64, dtype, is_causal), with_log_sum_exp=True)
 print("done")
 """

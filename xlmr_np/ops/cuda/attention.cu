@@ -167,8 +167,8 @@ __global__ void __launch_bounds__(WARPS * 32) attention_forward(
 #pragma unroll
         for (int column = 0; column < KEY_COLUMNS; ++column)
           highest = fmaxf(highest, fmaxf(scores[block][column][2 * row], scores[block][column][2 * row + 1]));
-        highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 1));
-        highest = fmaxf(highest, __shfl_xor_sync(0xffffffffu, highest, 2));
+        highest = fmaxf(highest, __shfl_xor_sync(ALL_LANES, highest, 1));
+        highest = fmaxf(highest, __shfl_xor_sync(ALL_LANES, highest, 2));
         const float rescale = exp2_approximate((largest[block][row] - highest) * factor);
         largest[block][row] = highest;
         float total = 0.f;
@@ -222,8 +222,8 @@ __global__ void __launch_bounds__(WARPS * 32) attention_forward(
 #pragma unroll
     for (int row = 0; row < 2; ++row) {
       float total = totals[block][row];
-      total += __shfl_xor_sync(0xffffffffu, total, 1);
-      total += __shfl_xor_sync(0xffffffffu, total, 2);
+      total += __shfl_xor_sync(ALL_LANES, total, 1);
+      total += __shfl_xor_sync(ALL_LANES, total, 2);
       const int own_query = warp_row + block * 16 + lane_row + row * 8;
       if (tile.first_query + own_query >= queries) continue;
       const float inverse = total == 0.f ? 0.f : 1.f / total;  // a NaN stays one

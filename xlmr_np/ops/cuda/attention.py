@@ -1,4 +1,4 @@
-"""Launches of the attention kernels: see attention.cu and attention_plain.cu for what they compute."""
+"""Launches of the attention kernels: see attention.cu, attention_plain.cu and attention_decode.cu."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -12,7 +12,7 @@ from xlmr_np.arrays import Array, address, array_namespace
 from xlmr_np.layers.attention import PackedMask
 
 from .kernels import Gpu, Kernel, LaunchShape
-from .rows import in_rows
+from .rows import MOST_SHARED_MEMORY, in_rows, vector_length, vector_lengths
 from .types import c_type
 
 TENSOR_CORE_TYPES = ("float16", "bfloat16")
@@ -20,6 +20,8 @@ PLAIN_TYPES = ("float64", "float32", "float16", "bfloat16")
 KEY_TILE, WARPS = 64, 4
 PLAIN_QUERIES, PLAIN_KEYS = 8, 32  # as in attention_plain.cu
 PLAIN_FEATURES = (1, 2, 4, 8)  # that a lane of the plain kernel may have, 32 apart
+WIDEST_HEAD = 256  # with which the two kernels that have no tiles can do
+DECODE_THREADS = 256  # as in attention_decode.cu
 ALIGNMENT = 16  # bytes that a copy moves
 
 
@@ -62,30 +64,39 @@ def attention(
     assert query.dtype == key.dtype == value.dtype, "one kernel reads all of them"
     assert bias is None or bias.dtype == query.dtype, f"a bias in {bias.dtype} for {query.dtype}"
     number, heads, width = query.shape
+    if width > WIDEST_HEAD:
+        raise ValueError(
+            f"Heads of width {width} are too wide for the GPU kernels, which take up to {WIDEST_HEAD}; use the CPU."
+        )
     wide = xp.float64 if query.dtype == xp.float64 else xp.float32
     context = xp.empty(query.shape, dtype=query.dtype, device=query.device)
     log_sum_exp = xp.empty((heads, number), dtype=wide, device=query.device) if with_log_sum_exp else None
     if number == 0:
         return context, log_sum_exp
     sentences = mask.query.starts.shape[0]
-    uses_tensor_cores = query.dtype.name in TENSOR_CORE_TYPES and width in QUERY_TILES
+    are_few = number <= sentences  # one query a sentence, on the average
+    uses_tensor_cores = not are_few and query.dtype.name in TENSOR_CORE_TYPES and width in QUERY_TILES
     query, key, value = (_with_whole_rows(x, ALIGNMENT if uses_tensor_cores else 1) for x in (query, key, value))
     arguments = [query, key, value, *(np.int64(_row_stride(x)) for x in (query, key, value))]
     arguments += [in_rows(x, xp.int64) for spans in (mask.query, mask.key) for x in spans]
     arguments += [np.int32(sentences), bias, *_bias_strides(bias)]
+    results = [context, log_sum_exp, np.int64(number)]
     if uses_tensor_cores:
         tiles = QUERY_TILES[width]
         are_long = number > tiles.short * sentences  # on the average
         tile = tiles.long if are_long and bias is None else tiles.short
         kernel = _tensor_core_kernel(query.dtype.name, width, tile, mask.is_causal, bias is not None)
-        arguments += [np.float32(width**-0.5), context, log_sum_exp, np.int64(number)]
+        arguments += [np.float32(width**-0.5), *results]
         block, shared_memory = WARPS * 32, (tile + 4 * KEY_TILE) * width * 2
     else:
-        kernel, tile, block = _plain_kernel(query.dtype.name, width), PLAIN_QUERIES, PLAIN_QUERIES * 32
-        arguments += [np.float64(width**-0.5), context, log_sum_exp, np.int64(number)]
-        arguments += [np.int32(width), np.int32(mask.is_causal)]
+        arguments += [np.float64(width**-0.5), *results, np.int32(width), np.int32(mask.is_causal)]
         numbers = PLAIN_QUERIES * width + PLAIN_KEYS * (width + 1) + PLAIN_KEYS * width
         shared_memory = numbers * np.dtype(wide).itemsize
+        if are_few or shared_memory > MOST_SHARED_MEMORY:
+            kernel = _decode_kernel(query.dtype.name, _vector_length(query, key, value))
+            tile, block, shared_memory = 1, DECODE_THREADS, 0
+        else:
+            kernel, tile, block = _plain_kernel(query.dtype.name, width), PLAIN_QUERIES, PLAIN_QUERIES * 32
     gpu.launch(kernel, LaunchShape((number // tile + sentences, heads), (block,), shared_memory), arguments)
     return context, log_sum_exp
 
@@ -104,6 +115,12 @@ def _with_whole_rows(x: Float[Array, "N H W"], alignment: int) -> Float[Array, "
 
 def _row_stride(x: Float[Array, "N H W"]) -> int:
     return int(x.strides[0] // x.dtype.itemsize)
+
+
+def _vector_length(*arrays: Float[Array, "_ H W"]) -> int:
+    """How many features a lane may load at once from whole rows of all these arrays, wherever the next row begins."""
+    length = vector_length(arrays[0].shape[2], *arrays)
+    return length if all(_row_stride(x) % length == 0 for x in arrays) else 1
 
 
 def _bias_strides(bias: Float[Array, "#B #H #T #S"] | None) -> list[np.int64]:
@@ -125,10 +142,13 @@ def _tensor_core_kernel(dtype: str, width: int, tile: int, is_causal: bool, has_
 
 @cache
 def _plain_kernel(dtype: str, width: int) -> Kernel:
-    for features in PLAIN_FEATURES:
-        if width <= 32 * features:
-            return Kernel("attention_plain.cu", f"attention_plain_forward<{c_type(dtype)}, {features}>")
-    raise ValueError(f"Heads of width {width} are too wide for the GPU kernels, which take up to 256; use the CPU.")
+    features = next(features for features in PLAIN_FEATURES if width <= 32 * features)
+    return Kernel("attention_plain.cu", f"attention_plain_forward<{c_type(dtype)}, {features}>")
+
+
+@cache
+def _decode_kernel(dtype: str, length: int) -> Kernel:
+    return Kernel("attention_decode.cu", f"attention_decode_forward<{c_type(dtype)}, {length}>")
 
 
 def kernels() -> Iterator[Kernel]:
@@ -139,3 +159,5 @@ def kernels() -> Iterator[Kernel]:
             yield _tensor_core_kernel(dtype, width, tile, is_causal, has_bias)
     for dtype, features in product(PLAIN_TYPES, PLAIN_FEATURES):
         yield _plain_kernel(dtype, 32 * features)
+    for dtype, length in vector_lengths():
+        yield _decode_kernel(dtype, length)

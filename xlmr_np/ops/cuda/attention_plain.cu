@@ -80,7 +80,7 @@ __global__ void __launch_bounds__(QUERIES * 32) attention_plain_forward(
 #pragma unroll
     for (int i = 0; i < FEATURES; ++i) sums[i] *= rescale;
     for (int row = 0; row < tile_keys; ++row) {
-      const Number weight = __shfl_sync(0xffffffffu, probability, row);
+      const Number weight = __shfl_sync(ALL_LANES, probability, row);
 #pragma unroll
       for (int i = 0; i < FEATURES; ++i)
         if (lane + 32 * i < width) sums[i] += weight * value_tile[row * width + lane + 32 * i];

@@ -13,7 +13,7 @@ from .kernels import LaunchShape
 VECTOR_BYTES = 16  # that a thread loads at once
 WARPS_OF_BLOCK = 4
 SHARED_MEMORY_OF_BLOCK = 48 * 1024  # bytes that rows of one block share, where they are not wider than this
-WIDEST_ROW = 96 * 1024  # bytes; every GPU from sm_80 on lets a block have so much
+MOST_SHARED_MEMORY = 96 * 1024  # bytes that every GPU from sm_80 on lets a block have
 ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # of the types with kernels
 
 
@@ -57,7 +57,7 @@ def row_launch(number_of_rows: int, width: int, length: int, dtype: Any) -> Laun
     """
     round_of_warp = 32 * length
     row_bytes = -(-width // round_of_warp) * round_of_warp * np.dtype(wide_type(dtype)).itemsize
-    if row_bytes > WIDEST_ROW:
+    if row_bytes > MOST_SHARED_MEMORY:
         raise ValueError(f"Rows of {width} numbers are too wide for the GPU's layer norm; use the CPU.")
     warps = min(WARPS_OF_BLOCK, max(1, SHARED_MEMORY_OF_BLOCK // row_bytes), number_of_rows)
     return LaunchShape((-(-number_of_rows // warps),), (32 * warps,), warps * row_bytes)

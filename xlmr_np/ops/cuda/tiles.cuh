@@ -5,6 +5,7 @@
 // a number, and N / TILE + B numbers are enough for B sentences of N queries together. Some numbers belong to no tile;
 // their blocks end at once.
 #pragma once
+#include "rows.cuh"
 
 struct Tile {
   int sentence;
@@ -20,7 +21,7 @@ __device__ Tile tile_of_number(int number, const long long* __restrict__ starts,
     const int step = (high - low + 31) / 32;
     const int tried = low + lane * step;
     const bool begins_before = tried < high && starts[tried] / TILE + tried <= number;
-    low += (__popc(__ballot_sync(0xffffffffu, begins_before)) - 1) * step;  // true for low itself, then up to some lane
+    low += (__popc(__ballot_sync(ALL_LANES, begins_before)) - 1) * step;  // true for low itself, then up to some lane
     high = min(low + step, high);
   }
   return {low, static_cast<int>(number - (starts[low] / TILE + low)) * TILE};
