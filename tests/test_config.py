@@ -198,7 +198,7 @@ field_values = st.fixed_dictionaries(
             max_leaves=5,
         ),
     },
-)
+).filter(lambda values: values.get("is_decoder") or not values.get("add_cross_attention"))
 
 
 @settings(deadline=None)  # the first example imports half of the reference
@@ -326,6 +326,7 @@ CONTRADICTIONS: list[tuple[dict[str, Any], str]] = [
     ({"pad_token_id": 30522}, "pad_token_id 30522 must be below vocab_size 30522"),
     ({"max_position_embeddings": 2}, "max_position_embeddings 2 must be above 2"),
     ({"problem_type": "single_label_classification", "num_labels": 1}, "num_labels=1"),
+    ({"add_cross_attention": True}, "add_cross_attention=True needs is_decoder=True: only a decoder sees"),
     ({"num_labels": 3, "id2label": {0: "a", 1: "b"}}, "contradictory"),
     ({"num_labels": 1, "label2id": {"a": 0, "b": 1}}, "contradictory"),
     ({"id2label": {0: "a", 1: "b"}, "label2id": {"a": 1, "b": 0}}, "contradictory"),

@@ -1,5 +1,7 @@
 """The model's door: layouts, positions, masks, limits, and what bad input is told."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,9 +17,11 @@ from xlmr_np.inputs import (
     first_token_forward,
     in_layout,
     pack,
+    places_to_keep,
     prepare_inputs,
     real_rows,
     unpack,
+    with_source,
 )
 from xlmr_np.layers.attention import PackedMask, PaddedMask
 
@@ -214,3 +218,115 @@ def test_places_are_checked() -> None:
         check_places(np.array([[False, True]]), is_real)
     with pytest.raises(TypeError, match="booleans"):
         check_places([[0, 1]], is_real)
+
+
+# What cross-attention sees
+
+DECODER = XLMRobertaConfig(**{**CONFIG.to_dict(), "is_decoder": True, "add_cross_attention": True})
+STATES = np.arange(24.0).reshape(2, 3, 4)
+
+
+def decoder_inputs(states: Any = STATES, mask: Any = None, padded: bool = False, config: Any = DECODER) -> Any:
+    inputs = prepare_inputs(config, IDS, padded=padded)
+    return with_source(inputs, config, states, mask, np.float32)
+
+
+@pytest.mark.parametrize(
+    "mask", [[[0, 1, 1], [0, 0, 0]], np.array([[0, 0.5, 2], [0, 0, 0]]), [[False, True, True]] * 2]
+)
+def test_a_source_is_laid_out_as_the_tokens_are(mask: Any) -> None:
+    is_real = np.asarray(mask) != 0
+    packed = decoder_inputs(mask=mask)
+    np.testing.assert_array_equal(packed.source.states, STATES[is_real])
+    assert packed.source.states.dtype == np.float32
+    np.testing.assert_array_equal(packed.source.mask.key.lengths, is_real.sum(axis=1))
+    np.testing.assert_array_equal(packed.source.mask.key.starts, [0, 2])
+    assert packed.source.mask.query is packed.mask.query
+    assert not packed.source.mask.is_causal
+    padded = decoder_inputs(mask=mask, padded=True)
+    np.testing.assert_array_equal(padded.source.states, STATES)
+    np.testing.assert_array_equal(padded.source.mask.is_visible[:, 0, 0], is_real)
+    for inputs in (packed, padded):
+        np.testing.assert_array_equal(inputs.source_is_real, is_real)
+
+
+def test_without_a_mask_a_whole_source_is_real() -> None:
+    assert decoder_inputs().source_is_real.all()
+    inputs = decoder_inputs(STATES.tolist(), torch.asarray([[1, 1, 0], [1, 0, 1]]))
+    np.testing.assert_array_equal(inputs.source_is_real, [[1, 1, 0], [1, 0, 1]])
+    lowest = np.array([[1, 0, 1], [0, 0, 1]], dtype_from_name("bfloat16"))
+    np.testing.assert_array_equal(decoder_inputs(mask=lowest).source_is_real, lowest != 0)
+
+
+def test_models_without_cross_attention_have_no_source() -> None:
+    assert decoder_inputs(None, config=CONFIG).source is None
+
+
+PLAIN_DECODER = XLMRobertaConfig(**{**CONFIG.to_dict(), "is_decoder": True})
+BAD_SOURCES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "none": ({"states": None}, ValueError, "has cross-attention, so that it needs encoder_hidden_states"),
+    "a mask of nothing": ({"states": None, "mask": np.ones((2, 3))}, ValueError, "without the encoder_hidden_states"),
+    "an encoder": ({"config": CONFIG}, ValueError, "this model is an encoder, which could not see them"),
+    "a plain decoder": ({"config": PLAIN_DECODER}, ValueError, "this model is a decoder without cross-attention"),
+    "axes": ({"states": STATES[0]}, ValueError, r"axes \[batch, source tokens, hidden_size\].*its shape is \(3, 4\)"),
+    "no token": ({"states": STATES[:, :0]}, ValueError, r"none of them empty; its shape is \(2, 0, 4\)"),
+    "ragged": ({"states": [[[0.0] * 4] * 2, [[0.0] * 4]]}, ValueError, "rows of different lengths"),
+    "integers": ({"states": STATES.astype(int)}, TypeError, "floating-point numbers; it holds int64"),
+    "width": ({"states": STATES[..., :3]}, ValueError, r"shape \(2, 3, 3\); .* must be \(2, source tokens, 4\)"),
+    "batch": ({"states": STATES[:1]}, ValueError, r"shape \(1, 3, 4\); for a batch of 2"),
+    "mask shape": ({"mask": np.ones((2, 4))}, ValueError, r"encoder_attention_mask has shape \(2, 4\), .* \(2, 3\)"),
+    "mask axes": ({"mask": np.ones((2, 1, 1, 3))}, ValueError, r"has shape \(2, 1, 1, 3\)"),
+    "mask batch": ({"mask": np.ones((1, 3))}, ValueError, r"has shape \(1, 3\)"),
+    "mask added": ({"mask": [[0, 0, -1e9]] * 2}, ValueError, "encoder_attention_mask says 1 for seen .* negative"),
+    "mask NaN": ({"mask": [[0, 0, np.nan]] * 2}, ValueError, "encoder_attention_mask must hold booleans or numbers"),
+    "mask text": ({"mask": [["1", "1", "1"]] * 2}, ValueError, "encoder_attention_mask must hold booleans or numbers"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SOURCES)
+@pytest.mark.parametrize("padded", [False, True])
+def test_a_bad_source_is_named(name: str, padded: bool) -> None:
+    arguments, error, message = BAD_SOURCES[name]
+    with pytest.raises(error, match=message):
+        decoder_inputs(**arguments, padded=padded)
+
+
+# Which logits are kept
+
+
+def test_places_to_keep() -> None:
+    x = np.arange(10).reshape(2, 5)
+    assert places_to_keep(0, x.shape) is None
+    for wanted, expected in (
+        (2, x[:, -2:]),
+        (np.int32(5), x),
+        ([3, 0, 3], x[:, [3, 0, 3]]),
+        (torch.asarray([1]), x[:, [1]]),
+        ([[0, 4], [2, 1]], [[0, 4], [7, 6]]),
+        (x % 3 == 0, [0, 3, 6, 9]),
+        (np.zeros((2, 5), bool), []),
+    ):
+        np.testing.assert_array_equal(x[places_to_keep(wanted, x.shape)], expected)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "error", "message"),
+    [
+        (-1, ValueError, r"logits_to_keep=-1 must be from 0 \(all\) to the 5 places of a row"),
+        (6, ValueError, "logits_to_keep=6 must be from 0"),
+        (True, ValueError, r"logits_to_keep of booleans has shape \(\)"),
+        (2.0, TypeError, "must be a number, or places as integers or booleans; it holds float64"),
+        ("last", TypeError, "must be a number, or places"),
+        ([], TypeError, "it holds float64"),
+        ([0, 5], ValueError, "asks for place 5; a row has the places 0 to 4"),
+        ([-1], ValueError, "asks for place -1"),
+        (np.array(2), ValueError, r"must be places \[K\] of every row, or \[2, K\] .*; its shape is \(\)"),
+        ([[0, 1]], ValueError, r"its shape is \(1, 2\)"),
+        ([True] * 5, ValueError, r"logits_to_keep of booleans has shape \(5,\)"),
+        ([[0], [1, 2]], ValueError, "logits_to_keep has rows of different lengths"),
+    ],
+    ids=str,
+)
+def test_places_that_are_not_there_are_named(wanted: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        places_to_keep(wanted, (2, 5))

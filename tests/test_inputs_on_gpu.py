@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xlmr_np import inputs_on_gpu
+from tests.reference_models import TINY
+from xlmr_np import XLMRobertaConfig, XLMRobertaModel, inputs_on_gpu
 from xlmr_np.inputs_on_gpu import are_on_gpu, stays_on_gpu
 
 
@@ -50,6 +51,11 @@ def test_all_or_none_are(arguments: dict[str, Any], device: str, expected: bool)
             "input_ids is on cuda:0 and token_type_ids on cuda:1; bring them to the same device.",
         ),
         (
+            {"input_ids": OnGpu(), "encoder_hidden_states": np.ones((1, 2, 3))},
+            "cuda:0",
+            "input_ids is on cuda:0 and encoder_hidden_states on cpu; bring them to the same device.",
+        ),
+        (
             {"input_ids": OnGpu()},
             "cpu",
             "input_ids is on cuda:0 and the model on cpu; move the model with model.to('cuda:0'), or",
@@ -72,3 +78,11 @@ def test_mixtures_are_refused_by_name(arguments: dict[str, Any], device: str, me
 )
 def test_masks_that_say_who_sees_whom_go_by_the_host(arguments: dict[str, Any], expected: bool) -> None:
     assert stays_on_gpu(**arguments) is expected
+
+
+@pytest.mark.parametrize("name", ["encoder_hidden_states", "encoder_attention_mask"])
+def test_a_source_on_another_device_is_refused_by_the_model(name: str) -> None:
+    model = XLMRobertaModel(XLMRobertaConfig(**TINY, is_decoder=True, add_cross_attention=True))
+    source = {"encoder_hidden_states": np.zeros((1, 2, 24)), "encoder_attention_mask": np.ones((1, 2)), name: OnGpu()}
+    with pytest.raises(TypeError, match=rf"{name} is on cuda:0 and input_ids on cpu; bring them to the same device"):
+        model([[5, 6]], **source)

@@ -295,15 +295,11 @@ BAD_ARGUMENTS = {
     "torch dtype": ({"torch_dtype": torch.bfloat16}, TypeError, "write dtype='bfloat16'"),
     "device": ({"device": "tpu"}, ValueError, "device 'tpu' is not known"),
     "quantisation": ({"quantization_config": {}}, NotImplementedError, "quantization_config is not supported yet"),
-    "cross-attention": (
-        {"add_cross_attention": True},
-        NotImplementedError,
-        "add_cross_attention=True; cross-att",
-    ),
+    "cross-attention": ({"add_cross_attention": True}, ValueError, "add_cross_attention=True needs is_decoder=True"),
     "encoder-decoder": (
         {"is_encoder_decoder": True},
         NotImplementedError,
-        "is_encoder_decoder=True; cross-att",
+        "is_encoder_decoder=True, an encoder and a decoder in one, which is not supported",
     ),
     "a dict for a config": ({"config": {"hidden_size": 3}}, TypeError, "config must be an XLMRobertaConfig or where"),
     "activation": ({"hidden_act": "mish"}, ValueError, "hidden_act='mish' is not implemented; the activations are"),
@@ -381,9 +377,11 @@ def test_predict_refuses_targets_that_are_no_tokens(tmp_path: Path) -> None:
             model.predict([[5, 6]], where=[[True, False]], k=1, targets=[target])
 
 
-def test_encoders_take_no_decoder_inputs(model: XLMRobertaModel) -> None:
-    with pytest.raises(NotImplementedError, match="no cross-attention or cache to take encoder_hidden_states"):
-        model(random_ids([3]), encoder_hidden_states=np.zeros((1, 3, 24)))
+def test_a_config_that_contradicts_itself_makes_no_model() -> None:
+    config = XLMRobertaConfig(**TINY)
+    config.add_cross_attention = True
+    with pytest.raises(ValueError, match="add_cross_attention=True needs is_decoder=True"):
+        XLMRobertaModel(config)
 
 
 def test_lists_work_as_input(model: XLMRobertaModel) -> None:

@@ -12,6 +12,7 @@ from xlmr_np.arrays import DTYPE_NAMES
 from .errors import CheckpointError
 from .initialization import check_size, initial_array
 from .specification import (
+    CROSS_ATTENTION,
     DECODER_BIAS,
     DECODER_WEIGHT,
     HEAD_PARTS,
@@ -40,8 +41,8 @@ class LoadReport(NamedTuple):
     """What differed between a checkpoint and a model.
 
     Attributes:
-        missing: official names of parameters that the checkpoint lacks; they were initialised at random. The
-            decoder's bias has two names, and is missing under both.
+        missing: official names of parameters that the checkpoint lacks; they were initialised at random: a head, or
+            cross-attention in all layers. The decoder's bias has two names, and is missing under both.
         unexpected: tensors of the checkpoint that the model has no place for, as they are spelled there.
         mismatched: tensors of another shape, by official name; they too were initialised at random.
         untied: the config ties the decoder to the token table, but the checkpoint holds two different ones.
@@ -128,7 +129,13 @@ def load_parameters(
     wanted = {parameter.name: parameter for parameter in trees.leaves(specification)}
     known = dict.fromkeys([*wanted, DECODER_WEIGHT, *DECODER_BIASES]) if has_decoder else wanted
     missing = [name for name in known if name not in bare]
-    lost = [official_name(name, has_head) for name in missing if not name.startswith((*HEAD_PARTS, "pooler."))]
+    # Cross-attention is learnt on top of encoders that were trained without; a file that has some of it is damaged.
+    may_lack_cross_attention = not any(CROSS_ATTENTION in name for name in bare)
+    lost = [
+        official_name(name, has_head)
+        for name in missing
+        if not name.startswith((*HEAD_PARTS, "pooler.")) and not (may_lack_cross_attention and CROSS_ATTENTION in name)
+    ]
     if lost:
         raise CheckpointError(
             f"The checkpoint lacks {len(lost)} of the encoder's tensors ({', '.join(lost[:3])}"

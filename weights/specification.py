@@ -29,6 +29,7 @@ BODY_PREFIX = "roberta."
 BODY_PARTS = ("embeddings.", "encoder.", "pooler.")
 HEAD_PARTS = ("lm_head.", "classifier.", "qa_outputs.")
 
+CROSS_ATTENTION = ".crossattention"  # in the names of its parameters, behind their layer's
 TOKEN_TABLE = "embeddings.word_embeddings.weight"
 DECODER_WEIGHT = "lm_head.decoder.weight"
 DECODER_BIAS = "lm_head.decoder.bias"
@@ -86,18 +87,23 @@ def _add_norm(name: str, width: int, inputs: int) -> AddNormParams:
     return AddNormParams(_linear(f"{name}.dense", width, inputs), _layer_norm(f"{name}.LayerNorm", width))
 
 
-def _encoder_layer(name: str, width: int, intermediate_width: int) -> EncoderLayerParams:
+def _attention(name: str, width: int) -> AttentionParams:
+    return AttentionParams(
+        query=_linear(f"{name}.self.query", width, width),
+        key=_linear(f"{name}.self.key", width, width),
+        value=_linear(f"{name}.self.value", width, width),
+        output=_add_norm(f"{name}.output", width, width),
+    )
+
+
+def _encoder_layer(name: str, width: int, intermediate_width: int, has_cross_attention: bool) -> EncoderLayerParams:
     return EncoderLayerParams(
-        attention=AttentionParams(
-            query=_linear(f"{name}.attention.self.query", width, width),
-            key=_linear(f"{name}.attention.self.key", width, width),
-            value=_linear(f"{name}.attention.self.value", width, width),
-            output=_add_norm(f"{name}.attention.output", width, width),
-        ),
+        attention=_attention(f"{name}.attention", width),
         feed_forward=FeedForwardParams(
             intermediate=_linear(f"{name}.intermediate.dense", intermediate_width, width),
             output=_add_norm(f"{name}.output", width, intermediate_width),
         ),
+        cross_attention=_attention(f"{name}{CROSS_ATTENTION}", width) if has_cross_attention else None,
     )
 
 
@@ -117,7 +123,7 @@ def encoder_specification(config: XLMRobertaConfig) -> EncoderParams:
             layer_norm=_layer_norm("embeddings.LayerNorm", width),
         ),
         layers=tuple(
-            _encoder_layer(f"encoder.layer.{i}", width, config.intermediate_size)
+            _encoder_layer(f"encoder.layer.{i}", width, config.intermediate_size, config.add_cross_attention)
             for i in range(config.num_hidden_layers)
         ),
     )

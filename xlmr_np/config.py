@@ -161,7 +161,7 @@ class XLMRobertaConfig(_CommonFields):
     def __init__(self, /, **settings: Any) -> None:
         settings = copy.deepcopy(_canonical(settings))
         if "num_labels" in settings:
-            _checked("num_labels", settings["num_labels"], Count)
+            checked("num_labels", settings["num_labels"], Count)
         vars(self).update(_label_maps(**{key: settings.pop(key) for key in _LABEL_KEYS if key in settings}))
         generation = {key: settings.pop(key) for key in GENERATION_KEYS if key in settings}
         self.generation_parameters = settings.pop("generation_parameters", {})
@@ -175,7 +175,7 @@ class XLMRobertaConfig(_CommonFields):
         if name in _FIELDS:
             if name == "dtype":  # NumPy's dtypes and scalar types by their names, as JSON has them
                 value = getattr(value, "__name__", getattr(value, "name", value))
-            vars(self)[name] = _checked(name, value, _FIELDS[name])
+            vars(self)[name] = checked(name, value, _FIELDS[name])
         elif isinstance(attribute, property) and attribute.fset is not None:
             object.__setattr__(self, name, value)
         elif name in GENERATION_KEYS:
@@ -210,7 +210,7 @@ class XLMRobertaConfig(_CommonFields):
 
     @num_labels.setter
     def num_labels(self, number: int) -> None:
-        if _checked("num_labels", number, Count) != self.num_labels:
+        if checked("num_labels", number, Count) != self.num_labels:
             vars(self).update(_label_maps(num_labels=number))
 
     def validate(self) -> None:
@@ -221,7 +221,7 @@ class XLMRobertaConfig(_CommonFields):
             ValueError: fields contradict each other; the message names them.
         """
         for name in _FIELDS.keys() & vars(self).keys():
-            _checked(name, vars(self)[name], _FIELDS[name])
+            checked(name, vars(self)[name], _FIELDS[name])
         _label_maps(self.id2label, self.label2id)
         width, heads = self.hidden_size, self.num_attention_heads
         pad_id, rows = self.pad_token_id, self.max_position_embeddings
@@ -232,6 +232,10 @@ class XLMRobertaConfig(_CommonFields):
         if pad_id is not None and pad_id + 1 >= rows:
             raise ValueError(
                 f"max_position_embeddings {rows} must be above {pad_id + 1}, the position of the first token."
+            )
+        if self.add_cross_attention and not self.is_decoder:
+            raise ValueError(
+                "add_cross_attention=True needs is_decoder=True: only a decoder sees the states of another model."
             )
         if self.problem_type == "single_label_classification" and self.num_labels == 1:
             raise ValueError(
@@ -270,7 +274,7 @@ class XLMRobertaConfig(_CommonFields):
 
         path = local_path(source)
         if path.is_file():
-            return _read_json(path), unused
+            return read_json(path), unused
         found = locate(
             source,
             CONFIG_FILE,
@@ -283,7 +287,7 @@ class XLMRobertaConfig(_CommonFields):
         if found is None:
             place = f"{source}/{subfolder}" if subfolder else source
             raise CheckpointError(f"{place} has no {CONFIG_FILE}; a model needs one beside its weights.")
-        return _read_json(found), unused
+        return read_json(found), unused
 
     @overload
     @classmethod
@@ -315,7 +319,7 @@ class XLMRobertaConfig(_CommonFields):
     @classmethod
     def from_json_file(cls, json_file: str | os.PathLike[str]) -> "XLMRobertaConfig":
         """The config in one JSON file; errors as for `from_pretrained`."""
-        return cast(XLMRobertaConfig, cls._build(json_file, _read_json(Path(json_file)), {}))
+        return cast(XLMRobertaConfig, cls._build(json_file, read_json(Path(json_file)), {}))
 
     @classmethod
     def from_dict(cls, config_dict: Mapping[str, Any], *, return_unused_kwargs: bool = False, **overrides: Any) -> Any:
@@ -452,7 +456,7 @@ class AutoConfig:
 # Checking one value
 
 
-def _checked(name: str, value: Any, hint: Any) -> Any:
+def checked(name: str, value: Any, hint: Any) -> Any:
     """The value itself, if it has the type and obeys the rules of a field's annotation."""
     kind, rules = (hint.__origin__, hint.__metadata__) if get_origin(hint) is Annotated else (hint, ())
     is_right_type = _matches(value, kind)
@@ -483,8 +487,8 @@ def _label_maps(id2label: Any = None, label2id: Any = None, num_labels: int | No
         TypeError: a map is no dict, an id no integer, or a name no string.
         ValueError: ids are not 0, 1, 2 and so on, or what was given contradicts itself.
     """
-    _checked("id2label", id2label, dict | None)
-    _checked("label2id", label2id, dict | None)
+    checked("id2label", id2label, dict | None)
+    checked("label2id", label2id, dict | None)
     if id2label and label2id and all(_DEFAULT_LABEL.fullmatch(str(name)) for name in label2id):
         label2id = None  # old files keep the default names here beside a fine-tune's own in id2label
     if id2label is not None:
@@ -514,13 +518,13 @@ def _label_maps(id2label: Any = None, label2id: Any = None, num_labels: int | No
 def _label_id(value: object) -> int:
     if isinstance(value, str) and value.isdecimal():  # the keys of a JSON object are strings
         return int(value)
-    return cast(int, _checked("A label's id", value, int))
+    return cast(int, checked("A label's id", value, int))
 
 
 def _label_name(value: object) -> str:
     if _matches(value, int):  # a fine-tune whose labels were numbers: as keys of label2id they are strings
         return str(value)
-    return cast(str, _checked("A label's name", value, str))
+    return cast(str, checked("A label's name", value, str))
 
 
 # Settings as a dict, and as JSON
@@ -547,7 +551,7 @@ def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
     return {name: value for name, value in settings.items() if name not in stale} | changes
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     from xlmr_np.weights.errors import CheckpointError
 
     try:

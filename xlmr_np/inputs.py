@@ -6,6 +6,7 @@ Decided here and nowhere else:
 - The length limit is `max_position_embeddings - pad_token_id - 1`, the token-type limit `type_vocab_size`.
 - A two-dimensional mask leads to the packed layout; masks of three and four dimensions need the padded one.
 - A decoder's token sees no later one, unless a mask of three or four dimensions says who sees whom.
+- The states that cross-attention sees are laid out as the tokens are; without a mask of their own, all are real.
 - What the encoder computes is laid back into the users' rectangle with zeros at padding.
 """
 
@@ -19,6 +20,7 @@ from xlmr_np.arrays import Array, array_namespace, is_cupy_array, to_numpy
 from xlmr_np.config import XLMRobertaConfig
 from xlmr_np.layers.attention import Mask, PackedMask, PaddedMask, Spans
 from xlmr_np.layers.embeddings import position_ids as positions_of
+from xlmr_np.layers.encoder_layer import Source
 
 
 class EncoderInputs(NamedTuple):
@@ -31,6 +33,8 @@ class EncoderInputs(NamedTuple):
     is_real: Bool[Array, "B T"]
     token_table: Float[Array, "rows D"] | None  # the users' own embeddings, when they replace the table
     sentences_per_example: int = 1  # the choices of multiple choice; the rows of an example follow each other
+    source: Source | None = None  # what cross-attention sees
+    source_is_real: Bool[Array, "B S"] | None = None
 
 
 def longest_sequence(config: XLMRobertaConfig) -> int:
@@ -143,11 +147,7 @@ def visibility(
     """
     if attention_mask is None:
         return is_token, None
-    mask = rectangle("attention_mask", attention_mask)
-    if mask.dtype.name == "bfloat16":  # which NumPy's own functions do not know
-        mask = mask.astype(np.float32)
-    if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and np.isnan(mask).any()):
-        raise ValueError(no_mask(mask))
+    mask = numbers_of_mask("attention_mask", rectangle("attention_mask", attention_mask))
     if mask.ndim in (2, 3) and (mask < 0).any():
         raise ValueError(negative_mask(mask.ndim))
     batch, length = is_token.shape
@@ -178,9 +178,18 @@ def visibility(
     )
 
 
-def no_mask(mask: Array) -> str:
+def numbers_of_mask(name: str, mask: Array) -> Array:
+    """A mask in a type that every library can compare, if its elements are numbers (ValueError otherwise)."""
+    xp = array_namespace(mask)
+    comparable = xp.astype(mask, xp.float32) if mask.dtype.name == "bfloat16" else mask
+    if comparable.dtype.kind not in "biuf" or (comparable.dtype.kind == "f" and bool(xp.any(xp.isnan(comparable)))):
+        raise ValueError(no_mask(mask, name))
+    return comparable
+
+
+def no_mask(mask: Array, name: str = "attention_mask") -> str:
     """What is wrong with a mask whose elements are no numbers."""
-    return f"attention_mask must hold booleans or numbers; this one is {mask.dtype} or holds NaN."
+    return f"{name} must hold booleans or numbers; this one is {mask.dtype} or holds NaN."
 
 
 def negative_mask(dimensions: int) -> str:
@@ -189,6 +198,71 @@ def negative_mask(dimensions: int) -> str:
         f"An attention_mask of {dimensions} dimensions says 1 for seen and 0 for hidden; this one has negative values, "
         "as masks that are added to the scores have. Those need four dimensions."
     )
+
+
+def with_source(
+    inputs: EncoderInputs, config: XLMRobertaConfig, encoder_hidden_states: Any, encoder_attention_mask: Any, dtype: Any
+) -> EncoderInputs:
+    """The inputs with what their cross-attention sees, on the device of what came.
+
+    Args:
+        inputs: of the decoder's own tokens.
+        config: of the model.
+        encoder_hidden_states: [B, S, D] the states of another model, for each sentence those that it sees.
+        encoder_attention_mask: [B, S], nonzero at real ones; None: all of them.
+        dtype: in which the model computes.
+
+    Raises:
+        ValueError: they do not fit the model, the sentences or each other.
+        TypeError: the states are no floats.
+    """
+    states, mask = encoder_hidden_states, encoder_attention_mask
+    if states is None:
+        if mask is not None:
+            raise ValueError("encoder_attention_mask is given without the encoder_hidden_states that it is of.")
+        if config.add_cross_attention:
+            raise ValueError(
+                "This model has cross-attention, so that it needs encoder_hidden_states, the last hidden states of an "
+                "encoder; to use it without, load it with add_cross_attention=False."
+            )
+        return inputs
+    if not config.add_cross_attention:
+        has = "is a decoder without cross-attention" if config.is_decoder else "is an encoder"
+        raise ValueError(
+            f"encoder_hidden_states are given, but this model {has}, which could not see them; make it with "
+            "is_decoder=True and add_cross_attention=True, or leave them out."
+        )
+    states = states if is_cupy_array(states) else rectangle("encoder_hidden_states", states)
+    check_kind("encoder_hidden_states", states, "f", ("batch", "source tokens", "hidden_size"))
+    sentences = inputs.is_real.shape[0]
+    if states.shape[0] != sentences or states.shape[2] != config.hidden_size:
+        raise ValueError(
+            f"encoder_hidden_states has shape {states.shape}; for a batch of {sentences} and a hidden_size of "
+            f"{config.hidden_size} it must be ({sentences}, source tokens, {config.hidden_size})."
+        )
+    xp = array_namespace(states)
+    if mask is None:
+        is_real = xp.ones(states.shape[:2], dtype=xp.bool, device=states.device)
+    else:
+        numbers = numbers_of_mask(
+            "encoder_attention_mask", mask if is_cupy_array(mask) else rectangle("encoder_attention_mask", mask)
+        )
+        if numbers.shape != states.shape[:2]:
+            raise ValueError(
+                f"encoder_attention_mask has shape {numbers.shape}, but encoder_hidden_states asks for "
+                f"{states.shape[:2]}."
+            )
+        if xp.any(numbers < 0):
+            raise ValueError("encoder_attention_mask says 1 for seen and 0 for hidden; this one has negative values.")
+        is_real = numbers != 0
+    states = xp.astype(states, dtype, copy=False)
+    if isinstance(inputs.mask, PaddedMask):
+        source = Source(states, PaddedMask(is_real[:, None, None, :]))
+    else:
+        lengths = xp.sum(xp.astype(is_real, xp.int64), axis=1)
+        spans = Spans(xp.cumulative_sum(lengths) - lengths, lengths)
+        source = Source(pack(states, is_real), PackedMask(inputs.mask.query, spans))
+    return inputs._replace(source=source, source_is_real=is_real)
 
 
 def pack(x: Array, is_chosen: Bool[Array, "*places"]) -> Array:
@@ -295,6 +369,51 @@ def check_places(where: Any, is_real: Bool[Array, "B T"]) -> Bool[Array, "B T"]:
     for row, column in np.argwhere(places & ~is_real)[:1]:
         raise ValueError(f"where[{row}, {column}] chooses a place that is padding.")
     return places
+
+
+def places_to_keep(logits_to_keep: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray] | None:
+    """The rows and the columns of the places whose logits are wanted, in the order and shape in which they are.
+
+    Args:
+        logits_to_keep: one of
+            0: all of them, and the result is None;
+            n: the last n places of every row, [B, n];
+            [K] integers: these places of every row, [B, K];
+            [B, K] integers: of each row its own, [B, K];
+            [B, T] booleans: those that are True, from left to right and row by row, [number of them].
+        shape: B and T.
+
+    Raises:
+        ValueError: there are no such places.
+        TypeError: these are neither integers nor booleans.
+    """
+    batch, length = shape
+    if isinstance(logits_to_keep, int | np.integer) and not isinstance(logits_to_keep, bool):
+        if not 0 <= logits_to_keep <= length:
+            raise ValueError(f"logits_to_keep={logits_to_keep} must be from 0 (all) to the {length} places of a row.")
+        last = np.arange(length - int(logits_to_keep), length)
+        return _of_every_row(last, batch) if logits_to_keep else None
+    wanted = rectangle("logits_to_keep", logits_to_keep)
+    if wanted.dtype.kind not in "biu":
+        raise TypeError(f"logits_to_keep must be a number, or places as integers or booleans; it holds {wanted.dtype}.")
+    if wanted.dtype.kind == "b":
+        check_shape("logits_to_keep of booleans", wanted, shape)
+        rows, columns = np.nonzero(wanted)
+        return rows, columns
+    if wanted.ndim not in (1, 2) or (wanted.ndim == 2 and len(wanted) != batch):
+        raise ValueError(
+            f"logits_to_keep of integers must be places [K] of every row, or [{batch}, K] of each of them; its shape "
+            f"is {wanted.shape}."
+        )
+    for place in wanted[(wanted < 0) | (wanted >= length)][:1]:
+        raise ValueError(f"logits_to_keep asks for place {place}; a row has the places 0 to {length - 1}.")
+    return _of_every_row(wanted.astype(np.int64), batch)
+
+
+def _of_every_row(columns: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns [K] or [B, K] with the rows that they are of, both [B, K]."""
+    shape = batch, columns.shape[-1]
+    return np.broadcast_to(np.arange(batch)[:, None], shape), np.broadcast_to(columns, shape)
 
 
 KINDS = {"iu": "integers", "f": "floating-point numbers", "b": "booleans"}

@@ -1,7 +1,8 @@
 """The model's door for what is on the GPU already: checked and laid out there, with one small download in between.
 
 Token ids with a mask of two dimensions or none, which is what tokenizers make, stay where they are. Masks that say who
-sees whom, and users' own embeddings, go by the host: see `xlmr_np.inputs`, whose rules and messages are the same.
+sees whom, and users' own embeddings, go by the host: see `xlmr_np.inputs`, whose rules and messages are the same. What
+cross-attention sees stays on the device as well: `inputs.with_source` is for arrays of either kind.
 """
 
 from typing import Any

@@ -68,12 +68,14 @@ class BaseModelOutput(ModelOutput):
         pooler_output: [B, D], or None without a pooling layer.
         hidden_states: on request, L + 1 arrays [B, T, D]: after the embeddings and after each layer.
         attentions: on request, L arrays [B, H, T, T] of attention probabilities; zeros at padding.
+        cross_attentions: with them, where there is cross-attention, L arrays [B, H, T, S]; zeros at padding.
     """
 
     last_hidden_state: Array = None
     pooler_output: Array | None = None
     hidden_states: tuple[Array | None, ...] | None = None
     attentions: tuple[Array, ...] | None = None
+    cross_attentions: tuple[Array, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +102,15 @@ class MaskedLMOutput(LogitsOutput):
 
 @dataclass(frozen=True, eq=False)
 class CausalLMOutput(LogitsOutput):
-    """What `XLMRobertaForCausalLM` returns: logits [B, T, V] of each next token, zeros at padding."""
+    """What `XLMRobertaForCausalLM` returns: logits [B, T, V] of each next token, zeros at padding.
+
+    With `logits_to_keep`, the logits are of those places.
+
+    Attributes:
+        cross_attentions: see `BaseModelOutput`.
+    """
+
+    cross_attentions: tuple[Array, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)

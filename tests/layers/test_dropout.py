@@ -127,6 +127,8 @@ def test_a_record_of_places_that_are_not_whole_numbers_is_found_out() -> None:
         check_record(Dropout(0.1, TokenKey(KEY, np.zeros(3), np.zeros(3))))
     with pytest.raises(TypeError):
         check_record(TokenKey(KEY, np.zeros(3, int), np.zeros(2, int)))
+    with pytest.raises(TypeError):
+        check_record(TokenKey(KEY, np.zeros(3, int), np.zeros(3, int), np.zeros(2)))
 
 
 @pytest.mark.parametrize("keep", [np.ones((3, D), bool), packed_key([1, 2])], ids=["bits", "key"])
@@ -193,6 +195,36 @@ def test_attention_drops_the_same_probabilities_wherever_the_padding_is(library:
     padded = attend(zeroed, PaddedMask(is_real[:, None, None, :] & is_real[:, None, :, None]), token_key)
     for ours, expected in zip(padded, packed, strict=True):
         np.testing.assert_allclose(ours[is_real], expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("library", LIBRARIES, ids=lambda library: library.name)
+def test_cross_attention_drops_the_same_probabilities_wherever_the_padding_is(library: Library) -> None:
+    """Columns are numbered among the real tokens of the source."""
+    is_real = np.array([[False, True, True], [True, False, True]])
+    source_is_real = np.array([[True, False, True, True, False], [False, False, True, False, True]])
+    query, key, value = (
+        np.random.default_rng(i).normal(size=(*places.shape, 2, 3))
+        for i, places in enumerate((is_real, source_is_real, source_is_real))
+    )
+
+    def spans_of(places: np.ndarray) -> Spans:
+        lengths = places.sum(axis=1)
+        return Spans(np.cumsum(lengths) - lengths, lengths)
+
+    rows, columns = (np.maximum(places.cumsum(axis=1) - 1, 0) for places in (is_real, source_is_real))
+    token_key = TokenKey(Philox(4, 5), np.repeat([[0], [1]], 3, axis=1), rows, columns)
+
+    def attend(arrays: tuple[np.ndarray, ...], mask: Mask, keep: Philox | TokenKey) -> tuple[np.ndarray, ...]:
+        dropout, own_mask = Dropout(0.4, library.tree(keep)), library.tree(mask)
+        context, cache = attention_forward(*map(library.array, arrays), own_mask, dropout)
+        return to_numpy((context, *attention_backward(context, cache, own_mask, dropout)))
+
+    packed_mask = PackedMask(spans_of(is_real), spans_of(source_is_real))
+    packed = attend((query[is_real], key[source_is_real], value[source_is_real]), packed_mask, Philox(4, 5))
+    seen = source_is_real[:, None, None, :] & is_real[:, None, :, None]
+    padded = attend((query, key, value), PaddedMask(seen), token_key)
+    for ours, expected, places in zip(padded, packed, (is_real, is_real, source_is_real, source_is_real), strict=True):
+        np.testing.assert_allclose(ours[places], expected, atol=1e-13)
 
 
 def test_packed_attention_takes_no_token_key() -> None:

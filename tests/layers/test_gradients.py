@@ -13,10 +13,18 @@ from xlmr_np.heads.pooler import pooler_backward, pooler_forward
 from xlmr_np.layers.activations import ACTIVATIONS, activation_backward, activation_forward
 from xlmr_np.layers.add_norm import AddNormParams, add_norm_backward, add_norm_forward
 from xlmr_np.layers.attention import PackedMask, PaddedMask, Spans, attention_backward, attention_forward
+from xlmr_np.layers.cross_attention import (
+    SourceKeysValues,
+    cross_attention_backward,
+    cross_attention_forward,
+    source_backward,
+    source_forward,
+)
 from xlmr_np.layers.dropout import Dropout, Philox, dropout_backward, dropout_forward
 from xlmr_np.layers.encoder_layer import (
     EncoderLayerParams,
     EncoderSetting,
+    Source,
     encoder_layer_backward,
     encoder_layer_forward,
 )
@@ -207,7 +215,8 @@ def test_encoder_layer(name: str, drops: bool) -> None:
 
     def backward(d_y, cache, inputs):
         own_mask, dropout = bits.like(inputs[0])
-        return encoder_layer_backward(d_y, cache, inputs[1], own_mask, setting, REFERENCE, dropout)
+        d_x, _, d_params = encoder_layer_backward(d_y, cache, inputs[1], own_mask, setting, REFERENCE, dropout)
+        return d_x, d_params
 
     params = EncoderLayerParams(attention(), FeedForwardParams(linear(F, D), add_norm(F)))
     check_gradients(forward, backward, (normal(*shape, D), params))
@@ -228,7 +237,8 @@ def test_encoder_layer_of_which_only_some_tokens_ask(drops: bool) -> None:
 
     def backward(d_y, cache, inputs):
         own_mask, dropout, own = bits.like(inputs[0])
-        return encoder_layer_backward(d_y, cache, inputs[1], own_mask, setting, REFERENCE, dropout, own)
+        d_x, _, d_params = encoder_layer_backward(d_y, cache, inputs[1], own_mask, setting, REFERENCE, dropout, own)
+        return d_x, d_params
 
     params = EncoderLayerParams(attention(), FeedForwardParams(linear(F, D), add_norm(F)))
     x = normal(*shape, D)
@@ -238,6 +248,83 @@ def test_encoder_layer_of_which_only_some_tokens_ask(drops: bool) -> None:
         np.testing.assert_allclose(forward((x, params))[0], every[asking], atol=1e-12)  # float64's rounding
 
 
+def test_keys_and_values_of_a_source() -> None:
+    params = attention()
+
+    def with_projections(key: LinearParams, value: LinearParams) -> AttentionParams:
+        return AttentionParams(params.query, key, value, params.output)
+
+    check_gradients(
+        lambda inputs: source_forward(inputs[0], with_projections(*inputs[1:]), H, REFERENCE),
+        lambda d_y, cache, inputs: source_backward(d_y, cache, with_projections(*inputs[1:]), REFERENCE),
+        (normal(B, S, D), params.key, params.value),
+    )
+
+
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize("name", [name for name in ATTENTIONS if "causal" not in name])
+def test_cross_attention(name: str, drops: bool) -> None:
+    mask, query_shape, key_shape = ATTENTIONS[name]
+    dropout = LayerDropout(
+        cross_probabilities=Dropout(0.3, Philox(1, 2)), cross_attention=Dropout(0.3, keep(*query_shape, D))
+    )
+    bits, params = Bits((mask, dropout if drops else LayerDropout())), attention()
+
+    def run(inputs):
+        x, keys_values, query, output = inputs
+        own_mask, own_dropout = bits.like(x)
+        return x, keys_values, params._replace(query=query, output=output), own_mask, own_dropout
+
+    def forward(inputs):
+        x, keys_values, own, own_mask, own_dropout = run(inputs)
+        return cross_attention_forward(x, keys_values, own, own_mask, H, EPS, REFERENCE, own_dropout)
+
+    def backward(d_y, cache, inputs):
+        _, _, own, own_mask, own_dropout = run(inputs)
+        return cross_attention_backward(d_y, cache, own, own_mask, H, EPS, REFERENCE, own_dropout)
+
+    keys_values = SourceKeysValues(normal(*key_shape, H, W), normal(*key_shape, H, W))
+    check_gradients(forward, backward, (normal(*query_shape, D), keys_values, params.query, params.output))
+
+
+SOURCES = {
+    "padded": (PaddedMask(keep(B, 1, 1, S)), (B, S)),
+    "packed": (PackedMask(spans(3, 5), spans(4, 2)), (6,)),
+    "packed causal": (PackedMask(spans(3, 5), spans(0, 6)), (6,)),
+}
+
+
+@pytest.mark.parametrize("drops", [False, True])
+@pytest.mark.parametrize(
+    ("name", "asking"), [*((name, None) for name in SOURCES), ("packed", np.array([0, 3, 5]))], ids=str
+)
+def test_a_layer_that_sees_a_source(name: str, asking: np.ndarray | None, drops: bool) -> None:
+    (mask, shape), (source_mask, source_shape) = LAYERS[name], SOURCES[name]
+    asked_shape = shape
+    if asking is not None:  # one of the first sentence, two of the second
+        mask, source_mask = (each._replace(query=spans(1, 2)) for each in (mask, source_mask))
+        asked_shape = asking.shape
+    rows = [Dropout(0.3, keep(*asked_shape, D)) for _ in range(3)]
+    dropout = LayerDropout(Dropout(0.3, Philox(1, 2)), *rows[:2], Dropout(0.3, Philox(5, 6)), rows[2])
+    bits = Bits((mask, source_mask, dropout if drops else LayerDropout(), asking))
+    setting = EncoderSetting(H, "gelu_new", EPS)
+
+    def forward(inputs):
+        x, states, params = inputs
+        own_mask, own_source_mask, own_dropout, own = bits.like(x)
+        source = Source(states, own_source_mask)
+        return encoder_layer_forward(x, params, own_mask, setting, REFERENCE, own_dropout, None, own, source)
+
+    def backward(d_y, cache, inputs):
+        x, states, params = inputs
+        own_mask, own_source_mask, own_dropout, own = bits.like(x)
+        source = Source(states, own_source_mask)
+        return encoder_layer_backward(d_y, cache, params, own_mask, setting, REFERENCE, own_dropout, own, source)
+
+    params = EncoderLayerParams(attention(), FeedForwardParams(linear(F, D), add_norm(F)), attention())
+    check_gradients(forward, backward, (normal(*shape, D), normal(*source_shape, D), params))
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_what_a_layer_makes_lies_on_the_device_of_its_inputs(name: str) -> None:
     # no GPU is needed: array_api_strict pretends to have devices, and refuses to combine arrays of two of them
@@ -245,11 +332,14 @@ def test_what_a_layer_makes_lies_on_the_device_of_its_inputs(name: str) -> None:
     elsewhere = Library("elsewhere", lambda x: array_api_strict.asarray(x, device=device))
     mask, shape = LAYERS[name]
     setting = EncoderSetting(H, "gelu", EPS)
-    params = EncoderLayerParams(attention(), FeedForwardParams(linear(F, D), add_norm(F)))
-    x, params, mask = elsewhere.tree((normal(*shape, D), params, mask))
-    dropout = LayerDropout(Dropout(0.3, Philox(1, 2)))
-    y, cache = encoder_layer_forward(x, params, mask, setting, REFERENCE, dropout)
-    gradients = encoder_layer_backward(y, cache, params, mask, setting, REFERENCE, dropout)
+    source_mask, source_shape = SOURCES[name]
+    params = EncoderLayerParams(attention(), FeedForwardParams(linear(F, D), add_norm(F)), attention())
+    x, params, mask, source = elsewhere.tree(
+        (normal(*shape, D), params, mask, Source(normal(*source_shape, D), source_mask))
+    )
+    dropout = LayerDropout(Dropout(0.3, Philox(1, 2)), cross_probabilities=Dropout(0.3, Philox(5, 6)))
+    y, cache = encoder_layer_forward(x, params, mask, setting, REFERENCE, dropout, source=source)
+    gradients = encoder_layer_backward(y, cache, params, mask, setting, REFERENCE, dropout, source=source)
     assert {leaf.device for leaf in trees.leaves((y, gradients))} == {device}
 
 

@@ -29,6 +29,7 @@ from xlmr_np.row_sparse import RowSparse
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
 ROUNDING = {"float64": 1e-14, "float32": 1e-6}  # of the largest gradient: below, what ought to cancel is taken to do so
+SOURCE = "encoder_hidden_states"  # an input that has a gradient, too
 POOLING_MODULES = {
     "XLMRobertaModel": "pooler",
     "XLMRobertaForSequenceClassification": "classifier",
@@ -63,11 +64,14 @@ def our_step(model: Any, batch: Batch, seed: int | None = None, **settings: Any)
     generator = None if seed is None else np.random.default_rng(seed)
     if isinstance(model, XLMRobertaModel):
         output, backward = model.vjp(generator, **batch.arguments, **settings)
+        gradients = backward(**batch.labels)
         loss = sum(
             float((getattr(output, name.removeprefix("d_")) * gradient).sum())
             for name, gradient in batch.labels.items()
         )
-        return Step(loss, model.named(backward(**batch.labels)))
+        if SOURCE not in batch.arguments:
+            return Step(loss, model.named(gradients))
+        return Step(loss, {**model.named(gradients[0]), SOURCE: gradients[1]})
     output, gradients = model.loss_and_gradients(generator, **batch.arguments, **batch.labels, **settings)
     return Step(float(output.loss), model.named(gradients))
 
@@ -96,11 +100,13 @@ def reference_step(
             stack.enter_context(_injected(dropped))
         # the causal loss rounds the logits to float32, which would hide half of the digits of float64
         stack.enter_context(mock.patch.object(torch.Tensor, "float", _at_least_float32))
-        loss = _loss(reference, _tensors(reference, batch.arguments), _tensors(reference, labels), label_smoothing)
+        arguments = _tensors(reference, batch.arguments)
+        inputs = {SOURCE: arguments[SOURCE].requires_grad_()} if SOURCE in arguments else {}
+        loss = _loss(reference, arguments, _tensors(reference, labels), label_smoothing)
     loss.backward()
-    parameters = reference.named_parameters(remove_duplicate=False)
+    leaves = {**dict(reference.named_parameters(remove_duplicate=False)), **inputs}
     return Step(
-        loss.item(), {name: None if each.grad is None else each.grad.numpy().copy() for name, each in parameters}
+        loss.item(), {name: None if each.grad is None else each.grad.numpy().copy() for name, each in leaves.items()}
     )
 
 
@@ -157,7 +163,11 @@ def drawn(model: EncoderModel, batch: Batch, seed: int) -> list[DroppedElements]
 
     elements = [tokens(encoder.embeddings)]
     for layer in encoder.layers:
-        elements += [_probabilities(layer.probabilities, is_real, heads), tokens(layer.attention)]
+        elements += [_probabilities(layer.probabilities, is_real, is_real, heads), tokens(layer.attention)]
+        if inputs.source is not None:
+            source_is_real = np.asarray(inputs.source_is_real)
+            elements += [_probabilities(layer.cross_probabilities, is_real, source_is_real, heads)]
+            elements += [tokens(layer.cross_attention)]
         elements += [tokens(layer.feed_forward)]
     if isinstance(model, XLMRobertaForTokenClassification):
         elements += [tokens(head)]
@@ -171,7 +181,7 @@ def _check_names(ours: Step, theirs: Step, reference: transformers.PreTrainedMod
     """Each parameter of the reference is one of ours, under one of its names, but for the bias that it never uses."""
     assert ours.gradients.keys() <= theirs.gradients.keys()
     parameters = dict(reference.named_parameters(remove_duplicate=False))
-    compared = [id(parameters[name]) for name in ours.gradients]
+    compared = [id(parameters[name]) for name in ours.gradients if name != SOURCE]
     assert len(set(compared)) == len(compared)
     left_out = {name for name, parameter in parameters.items() if id(parameter) not in compared}
     is_untied = "lm_head.bias" in parameters and not reference.config.tie_word_embeddings
@@ -264,19 +274,21 @@ def _features(dropout: Dropout | None, places: tuple[np.ndarray, np.ndarray], wi
     return DroppedElements(dropout.rate, token_keep(token_key, dropout.rate, np.empty((*places[0].shape, width))))
 
 
-def _probabilities(dropout: Dropout | None, is_real: np.ndarray, heads: int) -> DroppedElements:
-    """The bits [B, H, T, T] of attention probabilities, which count a sentence's real tokens; True elsewhere."""
+def _probabilities(
+    dropout: Dropout | None, is_real: np.ndarray, is_real_key: np.ndarray, heads: int
+) -> DroppedElements:
+    """The bits [B, H, T, S] of attention probabilities, which count a sentence's real tokens; True elsewhere."""
     assert dropout is not None
     key = dropout.keep.key if isinstance(dropout.keep, TokenKey) else dropout.keep
     assert isinstance(key, Philox)
-    batch, length = is_real.shape
-    keep = np.ones((batch, heads, length, length), bool)
-    for sentence, row in enumerate(is_real):
-        places = np.flatnonzero(row)
-        keep[sentence][:, places[:, None], places] = _bits(dropout.rate, key, sentence, heads, len(places))
+    keep = np.ones((len(is_real), heads, is_real.shape[1], is_real_key.shape[1]), bool)
+    for sentence, real in enumerate(zip(is_real, is_real_key, strict=True)):
+        queries, keys = map(np.flatnonzero, real)
+        bits = _bits(dropout.rate, key, sentence, (heads, len(queries), len(keys)))
+        keep[sentence][:, queries[:, None], keys] = bits
     return DroppedElements(dropout.rate, keep)
 
 
 @cache
-def _bits(rate: float, key: Philox, sentence: int, heads: int, length: int) -> np.ndarray:
-    return attention_keep(key, rate, sentence, np.empty((heads, length, length)))
+def _bits(rate: float, key: Philox, sentence: int, shape: tuple[int, int, int]) -> np.ndarray:
+    return attention_keep(key, rate, sentence, np.empty(shape))

@@ -13,6 +13,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
+from transformers.modeling_utils import slice_logits_to_keep
 
 import xlmr_np
 from tests.reference_models import TINY, random_ids, save_reference
@@ -448,14 +449,35 @@ def test_a_masked_model_warns_of_a_decoders_config(tmp_path: Path, caplog: pytes
     np.testing.assert_allclose(model(ids[:, :3]).logits, model(ids).logits[:, :3], atol=1e-12)
 
 
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(
+    "wanted",
+    [1, 3, 9, np.array([0, 5, 2, 5]), np.array([[8, 8], [0, 1], [3, 6]]), random_ids(LENGTHS) % 3 == 0],
+    ids=["last", "last three", "all", "places", "places of each row", "booleans"],
+)
+def test_kept_logits_are_the_references(causal: tuple, wanted: Any, side: str, implementation: str) -> None:
+    model, reference = causal
+    ids = random_ids(LENGTHS, side=side)
+    inputs = {"input_ids": ids, "attention_mask": (ids != 1).astype(int)}
+    to_keep = wanted if isinstance(wanted, int) else torch.asarray(wanted)
+    theirs = run_reference(reference, inputs, logits_to_keep=to_keep)
+    is_real = slice_logits_to_keep(torch.asarray(ids != 1)[..., None], to_keep)[..., 0].numpy()
+    model.set_attn_implementation(implementation)
+    ours = model(**inputs, logits_to_keep=wanted)
+    model.set_attn_implementation("sdpa")
+    assert ours.logits.shape == theirs.logits.shape
+    assert_close(ours.logits[is_real], theirs.logits[is_real], 1e-10)
+    assert not ours.logits[~is_real].any()
+    assert ours.loss is None
+
+
 def test_what_a_cache_would_need_is_refused(causal: tuple) -> None:
     model, _ = causal
     ids = random_ids([4])
     np.testing.assert_array_equal(model(ids, use_cache=True).logits, model(ids).logits)
     with pytest.raises(NotImplementedError, match="to take past_key_values yet"):
         model(ids, past_key_values=((ids, ids),))
-    with pytest.raises(NotImplementedError, match="logits_to_keep=1 is not supported yet; leave it out"):
-        model(ids, logits_to_keep=1)
 
 
 # What all classes share
@@ -765,12 +787,15 @@ def test_a_model_can_be_pickled(step: Step) -> None:
     assert ours == theirs
 
 
-def test_a_training_step_refuses_what_forward_refuses() -> None:
+def test_logits_are_not_both_kept_and_compared_with_labels() -> None:
+    """The reference compares those that are kept with all labels, and fails over their number."""
     model = xlmr_np.XLMRobertaForCausalLM(xlmr_np.XLMRobertaConfig(**TINY))
     ids = random_ids([4])
-    for call in (model, model.loss_and_gradients):
-        with pytest.raises(NotImplementedError, match="logits_to_keep=2 is not supported yet"):
-            call(input_ids=ids, labels=ids, logits_to_keep=2)
+    for call in (model, model.loss, model.loss_and_gradients):
+        for labels in ({"labels": ids}, {"shift_labels": ids}):
+            with pytest.raises(ValueError, match="logits_to_keep has no meaning beside labels"):
+                call(input_ids=ids, **labels, logits_to_keep=2)
+            call(input_ids=ids, **labels, logits_to_keep=0)
 
 
 def test_a_seed_draws_no_parameters() -> None:

@@ -37,9 +37,9 @@ EVERY_DTYPE = pytest.mark.parametrize("dtype", TOLERANCE)
 
 
 @cache
-def model_of(class_name: str, dtype: str, is_emulated: bool) -> Any:
+def model_of(class_name: str, dtype: str, is_emulated: bool, **changes: Any) -> Any:
     """A random model: in emulation stored in this type, otherwise the same numbers in float64 on the CPU."""
-    model = getattr(xlmr_np, class_name)(XLMRobertaConfig(**SHAPE), generator=np.random.default_rng(0))
+    model = getattr(xlmr_np, class_name)(XLMRobertaConfig(**SHAPE, **changes), generator=np.random.default_rng(0))
     random = np.random.default_rng(1)
 
     def shaken(leaf: np.ndarray) -> np.ndarray:
@@ -119,6 +119,26 @@ def test_users_own_embeddings(dtype: str) -> None:
         for on_gpu in (True, False)
     )
     assert_close(ours.to_tuple(), expected.to_tuple(), dtype)
+
+
+@EVERY_DTYPE
+@pytest.mark.parametrize("class_name", ["XLMRobertaModel", "XLMRobertaForCausalLM"])
+def test_cross_attention(class_name: str, dtype: str) -> None:
+    """With sources of other lengths than the sentences, one of them empty; in both layouts, with all that returns."""
+    source_is_real = np.arange(11) < np.array([11, 5, 0, 3, 8, 2])[:, None]
+    states = np.random.default_rng(0).normal(size=(6, 11, SHAPE["hidden_size"])).astype(DTYPES[dtype])
+    given = {**arguments(class_name), "encoder_attention_mask": source_is_real}
+    requests: list[dict[str, Any]] = [{}, {"output_attentions": True, "output_hidden_states": True}]
+    if class_name == "XLMRobertaForCausalLM":
+        requests += [{"logits_to_keep": 2}, {"logits_to_keep": [0, 3, 8]}]
+    for request in requests:
+        ours, expected = (
+            model_of(class_name, dtype, on_gpu, is_decoder=True, add_cross_attention=True)(
+                **given, **request, encoder_hidden_states=states if on_gpu else states.astype(np.float64)
+            ).to_tuple()
+            for on_gpu in (True, False)
+        )
+        assert_close(ours, expected, dtype)
 
 
 def test_launches_of_a_layer() -> None:

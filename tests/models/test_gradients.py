@@ -14,6 +14,7 @@ import torch
 import xlmr_np
 from tests.gradients import DIFFERENCE_TOLERANCE, STEP, inner_product, random_like
 from tests.models.reference_gradients import (
+    SOURCE,
     TOLERANCE,
     Batch,
     Step,
@@ -86,12 +87,16 @@ class Case:
 
     model_class: str
     labels: Callable[[np.random.Generator, np.ndarray], Labels]
-    settings: dict[str, Any] = field(default_factory=dict)  # of the config
+    settings: dict[str, Any] = field(default_factory=dict)  # of the config; one with cross-attention has a source
 
 
 MASKED, CAUSAL, SEQUENCE = (f"XLMRobertaFor{name}" for name in ("MaskedLM", "CausalLM", "SequenceClassification"))
 UNTIED, DECODER, FOUR = {"tie_word_embeddings": False}, {"is_decoder": True}, {"num_labels": 4}
+CROSS = {**DECODER, "add_cross_attention": True}
 CASES = {
+    "model with a source": Case("XLMRobertaModel", output_gradients, CROSS),
+    "causal LM with a source": Case(CAUSAL, token_labels, CROSS),
+    "masked LM with a source": Case(MASKED, token_labels, {**CROSS, **UNTIED}),
     "model": Case("XLMRobertaModel", output_gradients),
     "model, tokens alone": Case(
         "XLMRobertaModel", lambda *given: {"d_last_hidden_state": output_gradients(*given)["d_last_hidden_state"]}
@@ -130,6 +135,8 @@ CASES = {
 }
 # one for each class, and both kinds of token table, where the way to train it cannot matter
 CLASSES = (
+    "model with a source",
+    "causal LM with a source",
     "model",
     "masked LM, tied",
     "masked LM, untied",
@@ -139,6 +146,7 @@ CLASSES = (
     "question answering",
     "multiple choice",
 )
+WITH_A_LOSS = [name for name in CLASSES if CASES[name].model_class != "XLMRobertaModel"]
 
 
 class Pair(NamedTuple):
@@ -209,6 +217,9 @@ def random_batch(name: str, padding: str, **more_arguments: Any) -> Batch:
     if padding != "none" and "attention_mask" not in arguments:
         arguments["attention_mask"] = is_real.astype(int)
     labels = CASES[name].labels(generator, is_real)
+    if CASES[name].settings.get("add_cross_attention"):
+        arguments[SOURCE] = generator.normal(size=(len(LENGTHS), 5, WIDTH))
+        arguments["encoder_attention_mask"] = np.array([[1] * 5, [1, 1, 0, 0, 0], [0, 0, 0, 1, 1], [0, 1, 1, 0, 1]])
     if CASES[name].model_class == "XLMRobertaForMultipleChoice":
         arguments = {key: each.reshape(-1, CHOICES, *each.shape[1:]) for key, each in arguments.items()}
     return Batch(arguments, labels, is_real)
@@ -297,7 +308,7 @@ def test_padding_that_is_seen_does_not_train_its_rows(pair: Callable[..., Pair],
         theirs = reference_step(reference, batch, drawn(ours, batch, SEED))
         step = our_step(ours, batch, SEED)
         assert parity_error(step, theirs, reference) <= TOLERANCE["float64"]
-        tables = {key.split(".")[-2]: dense(each) for key, each in step.gradients.items()}
+        tables = {key.split(".")[-2]: dense(each) for key, each in step.gradients.items() if key != SOURCE}
         assert (tables["position_embeddings"][pad_id] == 0).all()
         assert tables["word_embeddings"][pad_id].any() == has_tied_decoder(ours)
 
@@ -352,7 +363,7 @@ def test_a_row_without_a_real_token_changes_nothing(pair: Callable[..., Pair], n
             assert relative_error(our_step(ours, longer, seed), our_step(ours, batch, seed)) <= 1e-13
 
 
-@pytest.mark.parametrize("name", [name for name in CLASSES if name != "model"])
+@pytest.mark.parametrize("name", WITH_A_LOSS)
 def test_nothing_is_learnt_where_every_label_is_left_out(
     pair: Callable[..., Pair], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -494,7 +505,7 @@ def test_a_choice_without_a_real_token_has_no_share(pair: Callable[..., Pair]) -
     assert relative_error(with_empty_choice, step) <= 1e-12  # roundings of sums in another order
 
 
-@pytest.mark.parametrize("name", [name for name in CLASSES if name != "model"])
+@pytest.mark.parametrize("name", WITH_A_LOSS)
 @pytest.mark.parametrize("wrong", [1.0, float("nan"), "0.1"])
 def test_label_smoothing_is_a_share(pair: Callable[..., Pair], name: str, wrong: Any) -> None:
     _, ours = pair(name)
@@ -515,7 +526,7 @@ def test_labels_that_are_no_classes_are_not_smoothed(pair: Callable[..., Pair], 
     ("name", "seed", "smoothing"),
     [
         *product(CLASSES, [None, SEED], [0.0]),
-        *product([name for name in CLASSES if name != "model"], [SEED], [0.3]),
+        *product(WITH_A_LOSS, [SEED], [0.3]),
     ],
 )
 def test_gradients_equal_central_differences(
@@ -536,7 +547,7 @@ def test_gradients_equal_central_differences(
 
     slope = (along(STEP) - along(-STEP)) / (2 * STEP)
     gradients, ways = our_step(ours, batch, seed, **setting).gradients, ours.named(direction)
-    ours_along = sum(inner_product(dense(gradient), ways[key]) for key, gradient in gradients.items())
+    ours_along = sum(inner_product(dense(gradients[key]), way) for key, way in ways.items())
     assert abs(ours_along - slope) <= DIFFERENCE_TOLERANCE * max(1.0, abs(slope))
 
 

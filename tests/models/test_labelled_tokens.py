@@ -162,4 +162,40 @@ def test_the_last_layer_is_computed_where_the_head_reads(
     assert rows == [20, expected]
     rows.clear()
     model.loss(**batch)
-    assert rows == [20, 20 if class_name == CAUSAL else 5]  # inference drops nothing
+    assert rows == [20, 5]  # inference drops nothing, and needs no gradient of what several runs of tokens see
+
+
+@pytest.mark.parametrize("has_source", [False, True], ids=["", "cross-attention"])
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [(1, {"right": 1, "left": 3}), (3, {"right": 4, "left": 9}), ([0, 2, 7, 8], {"right": 8, "left": 9})],
+    ids=["last", "last three", "places"],
+)
+def test_the_last_layer_is_computed_where_logits_are_kept(
+    kept: Any, expected: dict[str, int], side: str, has_source: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At real tokens, each of which sees what it would see among all."""
+    rows: list[int] = []
+    forward = encoder.encoder_layer_forward
+
+    def watched(*given: Any, **named: Any) -> Any:
+        x, cache = forward(*given, **named)
+        rows.append(len(x))
+        return x, cache
+
+    monkeypatch.setattr(encoder, "encoder_layer_forward", watched)
+    batch = batch_of([9, 4, 7], 0.0, side=side)
+    del batch["labels"]
+    if has_source:
+        batch["encoder_hidden_states"] = np.random.default_rng(0).normal(size=(3, 5, 24))
+        batch["encoder_attention_mask"] = np.array([[1, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 1]])
+    model = model_of(CAUSAL, is_decoder=True, add_cross_attention=has_source)
+    logits = model(**batch, logits_to_keep=kept).logits
+    assert rows == [20, expected[side]]
+    every = model(**batch).logits
+    places = np.arange(9)[-kept:] if isinstance(kept, int) else kept
+    np.testing.assert_allclose(logits, every[:, places], atol=1e-12)  # float64, sums in another order
+    with_states = model(**batch, logits_to_keep=kept, output_hidden_states=True)
+    np.testing.assert_allclose(with_states.logits, logits, atol=1e-12)  # the same
+    assert [each.shape for each in with_states.hidden_states] == [(3, 9, 24)] * 3

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import xlmr_np
 from tests.reference_models import TINY
-from xlmr_np import XLM_ROBERTA_BASE, XLMRobertaConfig, XLMRobertaModel
+from xlmr_np import XLM_ROBERTA_BASE, XLMRobertaConfig, XLMRobertaModel, trees
 from xlmr_np.weights.initialization import MAX_PARAMETERS, check_size, initial_array
 from xlmr_np.weights.specification import Parameter, encoder_specification
 
@@ -63,21 +63,26 @@ def test_half_types_are_rounded_single_precision(dtype: np.dtype) -> None:
     np.testing.assert_array_equal(half, single.astype(dtype))
 
 
+DECODER = {"is_decoder": True, "add_cross_attention": True}
+
+
 @pytest.mark.parametrize(
-    ("class_name", "is_tied"),
+    ("class_name", "more"),
     [
-        ("XLMRobertaModel", True),
-        ("XLMRobertaForMaskedLM", True),
-        ("XLMRobertaForMaskedLM", False),
-        ("XLMRobertaForCausalLM", True),
-        ("XLMRobertaForSequenceClassification", True),
-        ("XLMRobertaForTokenClassification", True),
-        ("XLMRobertaForQuestionAnswering", True),
-        ("XLMRobertaForMultipleChoice", True),
+        ("XLMRobertaModel", {}),
+        ("XLMRobertaModel", DECODER),
+        ("XLMRobertaForMaskedLM", {}),
+        ("XLMRobertaForMaskedLM", {"tie_word_embeddings": False}),
+        ("XLMRobertaForCausalLM", {}),
+        ("XLMRobertaForCausalLM", DECODER),
+        ("XLMRobertaForSequenceClassification", {}),
+        ("XLMRobertaForTokenClassification", {}),
+        ("XLMRobertaForQuestionAnswering", {}),
+        ("XLMRobertaForMultipleChoice", {}),
     ],
 )
-def test_a_new_model_starts_as_the_references_does(class_name: str, is_tied: bool) -> None:
-    changes = {"tie_word_embeddings": is_tied, "pad_token_id": 3, "initializer_range": 0.5}
+def test_a_new_model_starts_as_the_references_does(class_name: str, more: dict[str, bool]) -> None:
+    changes = {"pad_token_id": 3, "initializer_range": 0.5, **more}
     torch.manual_seed(0)
     theirs = getattr(transformers, class_name)(transformers.XLMRobertaConfig(**{**TINY, **changes})).state_dict()
     config = XLMRobertaConfig(**{**TINY, **changes})
@@ -94,6 +99,20 @@ def test_a_new_model_starts_as_the_references_does(class_name: str, is_tied: boo
 
 def is_constant(array: np.ndarray) -> bool:
     return bool(np.ptp(array) == 0)
+
+
+def test_cross_attention_does_not_change_what_else_is_drawn() -> None:
+    """But in later layers, whose numbers come after those of the first one's cross-attention."""
+    plain, decoder = (
+        XLMRobertaModel(XLMRobertaConfig(**TINY, **more), generator=np.random.default_rng(0)).params.encoder
+        for more in ({}, DECODER)
+    )
+    np.testing.assert_array_equal(plain.embeddings.token, decoder.embeddings.token)
+    for part in ("attention", "feed_forward"):
+        pairs = zip(*(trees.leaves(getattr(each.layers[0], part)) for each in (plain, decoder)), strict=True)
+        for our, their in pairs:
+            np.testing.assert_array_equal(our, their)
+    assert plain.layers[0].cross_attention is None
 
 
 def test_a_generator_makes_models_reproducible() -> None:

@@ -3,6 +3,7 @@
 import json
 import logging
 import mmap
+import re
 import sys
 import tracemalloc
 from collections.abc import Callable
@@ -458,6 +459,48 @@ def test_an_encoder_that_lacks_tensors_is_an_error(
         CLASSES[class_name].from_pretrained(directory)
     with pytest.raises(CheckpointError, match=r"lacks 16 of the encoder's tensors \(.*, \.\.\.\)"):
         CLASSES[class_name].from_pretrained(write(state, "masked", num_hidden_layers=3))
+
+
+DECODER = {"is_decoder": True, "add_cross_attention": True}
+
+
+@pytest.mark.parametrize("class_name", CLASSES)
+def test_cross_attention_that_the_file_lacks_is_new_and_named(
+    saved: dict[str, Path], caplog: pytest.LogCaptureFixture, class_name: str
+) -> None:
+    """As an encoder's weights begin a decoder."""
+    settings = {"add_pooling_layer": True} if class_name == "XLMRobertaModel" else {}
+    file = saved["base" if settings else "masked"]
+    _, theirs = load_reference(file, class_name, **DECODER, **settings)
+    model, ours = CLASSES[class_name].from_pretrained(
+        file, output_loading_info=True, generator=np.random.default_rng(0), **DECODER, **settings
+    )
+    assert ours == {**theirs, "error_msgs": []}
+    assert len(ours["missing_keys"]) == 20
+    assert re.search(
+        r"missing, initialised at random: (roberta\.)?encoder\.layer\.\{0, 1\}\.crossattention\.self\.query\.weight",
+        caplog.text,
+    )
+    new = model.params.encoder.layers[1].cross_attention
+    assert 0.2 < new.query.weight.std() < 0.4  # of an initializer_range of 0.3
+    assert not new.output.linear.bias.any()
+    assert (new.output.layer_norm.weight == 1).all()
+
+
+def test_a_part_of_cross_attention_is_damaged(saved: dict[str, Path], tmp_path: Path) -> None:
+    save_reference(tmp_path, "XLMRobertaModel", **DECODER)
+    state = state_of(tmp_path)
+    lost = "encoder.layer.1.crossattention.output.dense.bias"
+    save_file({name: tensor for name, tensor in state.items() if name != lost}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"lacks 1 of the encoder's tensors \({lost}\)"):
+        XLMRobertaModel.from_pretrained(tmp_path)
+
+
+def test_cross_attention_that_the_model_lacks_is_left_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_reference(tmp_path, "XLMRobertaModel", **DECODER)
+    model = XLMRobertaModel.from_pretrained(tmp_path, add_cross_attention=False)
+    assert len(model.load_report.unexpected) == 20
+    assert "not used: 'encoder.layer.{0, 1}.crossattention.self.query.weight'" in caplog.text
 
 
 @pytest.mark.parametrize(

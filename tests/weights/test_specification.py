@@ -34,6 +34,7 @@ SIZES: dict[str, Any] = {
     "type_vocab_size": 2,
 }
 
+CROSS_ATTENTION = {"is_decoder": True, "add_cross_attention": True}
 MODELS = {
     "with a pooler": ("XLMRobertaModel", {}, {}),
     "without a pooler": ("XLMRobertaModel", {}, {"add_pooling_layer": False}),
@@ -41,6 +42,9 @@ MODELS = {
     "untied": ("XLMRobertaForMaskedLM", {"tie_word_embeddings": False}, {}),
     "tied, causal": ("XLMRobertaForCausalLM", {"tie_word_embeddings": True, "is_decoder": True}, {}),
     "untied, causal": ("XLMRobertaForCausalLM", {"tie_word_embeddings": False, "is_decoder": True}, {}),
+    "cross-attention": ("XLMRobertaModel", CROSS_ATTENTION, {}),
+    "tied, causal, cross-attention": ("XLMRobertaForCausalLM", CROSS_ATTENTION, {}),
+    "masked, cross-attention": ("XLMRobertaForMaskedLM", CROSS_ATTENTION, {}),
     "sentences": ("XLMRobertaForSequenceClassification", {"num_labels": 5}, {}),
     "one number": ("XLMRobertaForSequenceClassification", {"num_labels": 1}, {}),
     "tokens": ("XLMRobertaForTokenClassification", {"num_labels": 5}, {}),
@@ -67,7 +71,7 @@ NAMES = sorted(
     {
         parameter.name
         for is_tied in (True, False)
-        for parameters in all_parameters(XLMRobertaConfig(**SIZES), is_tied)
+        for parameters in all_parameters(XLMRobertaConfig(**SIZES, **CROSS_ATTENTION), is_tied)
         for parameter in parameters
     }
 )
@@ -115,7 +119,7 @@ def test_old_spellings_of_layer_norms(old: str, new: str) -> None:
 
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_every_name_appears_once(is_tied: bool) -> None:
-    for parameters in all_parameters(XLMRobertaConfig(**SIZES), is_tied):
+    for parameters in all_parameters(XLMRobertaConfig(**SIZES, **CROSS_ATTENTION), is_tied):
         names = [parameter.name for parameter in parameters]
         assert len(names) == len(set(names))
 

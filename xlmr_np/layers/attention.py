@@ -79,8 +79,8 @@ def attention_forward(
         key: padded [B, S, H, W] or packed [M, H, W].
         value: like `key`.
         mask: a `PaddedMask` or a `PackedMask`; its type says which layout the others have.
-        dropout: on the weights, keep [B, H, T, S], a `Philox` key, or for padded self-attention a `TokenKey`, which
-            gives the bits of the packed layout wherever the padding is; packed attention takes the `Philox` only.
+        dropout: on the weights, keep [B, H, T, S], a `Philox` key, or in the padded layout a `TokenKey`, which gives
+            the bits of the packed layout wherever the padding is; packed attention takes the `Philox` only.
 
     Returns:
         The context, shaped like `query`; a query that sees no key gets exact zeros.
@@ -166,8 +166,9 @@ def bits_of_row(
         raise TypeError("A TokenKey places the tokens of padded rows; packed attention takes the Philox alone.")
     xp = array_namespace(probabilities)
     bits = attention_keep(keep.key, dropout.rate, int(keep.sentences[row, 0]), probabilities)
-    places = keep.rows[row, :]
-    return xp.take(xp.take(bits, places, axis=1), places, axis=2)
+    rows = keep.rows[row, :]
+    columns = rows if keep.columns is None else keep.columns[row, :]
+    return xp.take(xp.take(bits, rows, axis=1), columns, axis=2)
 
 
 def _packed_attention_forward(

@@ -26,12 +26,14 @@ class TokenKey(NamedTuple):
     """A key, and where each token of the layout stands.
 
     A token has the number of its sentence in the batch, and its own number among the real tokens of that sentence.
-    Padding may have any number: nobody sees it, but for masks that show it on purpose.
+    Padding may have any number: nobody sees it, but for masks that show it on purpose. In cross-attention the columns
+    are tokens of another layout, with numbers of their own.
     """
 
     key: Philox
     sentences: Int[Array, "*batch"]
     rows: Int[Array, "*batch"]
+    columns: Int[Array, "*source"] | None = None  # of attention probabilities; None: the same as the rows
 
 
 class Dropout(NamedTuple):
@@ -100,9 +102,9 @@ def token_keep(token_key: TokenKey, rate: float, like: Float[Array, "*batch D"])
     survives if that word is below (1 - rate) 2³².
     """
     xp = array_namespace(like)
-    key, sentences, rows = token_key
-    row, sentence = (xp.astype(number[..., None], xp.int64, copy=False) for number in (rows, sentences))
-    return _keep(key, rate, like.shape[-1], row, xp.zeros_like(row), sentence)
+    numbers = token_key.rows, token_key.sentences
+    row, sentence = (xp.astype(number[..., None], xp.int64, copy=False) for number in numbers)
+    return _keep(token_key.key, rate, like.shape[-1], row, xp.zeros_like(row), sentence)
 
 
 def _keep(

@@ -35,6 +35,8 @@ class LayerDropout(NamedTuple):
     probabilities: Dropout | None = None
     attention: Dropout | None = None
     feed_forward: Dropout | None = None
+    cross_probabilities: Dropout | None = None
+    cross_attention: Dropout | None = None
 
 
 @runtime_checkable

@@ -20,6 +20,7 @@ class XLMRobertaModel(EncoderModel):
     """The bare encoder, with an optional pooling layer on the classification token."""
 
     has_head = False
+    takes_source = True
     head_settings = ("add_pooling_layer",)
 
     def __init__(self, config: XLMRobertaConfig, add_pooling_layer: bool = True, **settings: Any) -> None:
@@ -64,9 +65,10 @@ class XLMRobertaModel(EncoderModel):
             token_type_ids: [B, T]; zeros if None.
             position_ids: [B, T] or [1, T]; None counts the real tokens from `pad_token_id + 1`.
             inputs_embeds: [B, T, D] vectors in place of the token table's rows.
-            encoder_hidden_states: must be None, as there is no cross-attention yet; so must the next two.
-            encoder_attention_mask: see there.
-            past_key_values: see there.
+            encoder_hidden_states: [B, S, D] for cross-attention (`is_decoder=True, add_cross_attention=True`): what the
+                sentences see of another model, such as its last hidden states. Such a model needs them.
+            encoder_attention_mask: [B, S], nonzero at those of them that are real; None: all are.
+            past_key_values: must be None, as there is no cache yet.
             use_cache: has no effect yet.
             **requests: see `Requests`.
 
@@ -94,14 +96,13 @@ class XLMRobertaModel(EncoderModel):
                 first_token_forward(encoded.rows, inputs.is_real), self.params.head, self.engine.inference
             )
         last_hidden_state = unpack(encoded.rows, inputs.is_real)
-        return self._returned(
-            BaseModelOutput(last_hidden_state, pooled, encoded.hidden_states, encoded.attentions), requests
-        )
+        requested = encoded.hidden_states, encoded.attentions, encoded.cross_attentions
+        return self._returned(BaseModelOutput(last_hidden_state, pooled, *requested), requests)
 
     @on_device
     def vjp(
         self, generator: np.random.Generator | None = None, *, checkpoint_layers: bool = False, **batch: Any
-    ) -> tuple[BaseModelOutput, Callable[..., ModelParams]]:
+    ) -> tuple[BaseModelOutput, Callable[..., Any]]:
         """The outputs, and the vector-Jacobian product: from the gradients of a loss of one's own to the parameters'.
 
         Args:
@@ -111,7 +112,8 @@ class XLMRobertaModel(EncoderModel):
 
         Returns:
             The output, and a function `backward(d_last_hidden_state=None, d_pooler_output=None)`, to be called once,
-            whose arguments have the shapes of the outputs and whose result has the tree of the parameters.
+            whose arguments have the shapes of the outputs and whose result has the tree of the parameters. With
+            `encoder_hidden_states`, the result is that tree and their gradient [B, S, D].
 
         Raises:
             ValueError, TypeError: as for `forward`; or the batch holds no real token.
@@ -124,7 +126,7 @@ class XLMRobertaModel(EncoderModel):
             pooled, pooler_cache = pooler_forward(first_token_forward(training_pass.rows, inputs.is_real), pooler, ops)
         output = BaseModelOutput(unpack(training_pass.rows, inputs.is_real), pooled)
 
-        def backward(d_last_hidden_state: Any = None, d_pooler_output: Any = None) -> ModelParams:
+        def backward(d_last_hidden_state: Any = None, d_pooler_output: Any = None) -> Any:
             if len(training_pass.cache.layers) < len(self.params.encoder.layers):
                 raise RuntimeError("A forward pass can be taken back once only; call vjp() again.")
             xp = array_namespace(training_pass.rows)
@@ -137,7 +139,9 @@ class XLMRobertaModel(EncoderModel):
                 d_rows = d_rows + first_token_backward(d_first, inputs.is_real)
             elif d_pooler_output is not None:
                 raise ValueError("d_pooler_output is given, but this model has no pooling layer.")
-            return ModelParams(self._encoder_gradients(d_rows, inputs, training_pass), d_pooler)
+            d_states, d_encoder = self._encoder_gradients(d_rows, inputs, training_pass)
+            gradients = ModelParams(d_encoder, d_pooler)
+            return gradients if d_states is None else (gradients, d_states)
 
         return output, backward
 

@@ -147,7 +147,7 @@ class ClassifierModel(TaskModel):
 
         d_logits = targets.loss.backward(array_namespace(loss).ones_like(loss), loss_cache, targets.labels)
         d_rows, d_head = self._head_backward(d_logits, head_cache, inputs, ops, dropout)
-        d_encoder = self._encoder_gradients(d_rows, inputs, training_pass)
+        _, d_encoder = self._encoder_gradients(d_rows, inputs, training_pass)
         return self._output(loss, logits, inputs), ModelParams(d_encoder, d_head)
 
     @property

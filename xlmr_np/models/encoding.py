@@ -17,12 +17,22 @@ from xlmr_np.encoder import (
     encoder_forward,
     encoder_steps,
 )
-from xlmr_np.inputs import EncoderInputs, in_layout, is_first, pack, prepare_inputs, real_rows, token_places, unpack
+from xlmr_np.inputs import (
+    EncoderInputs,
+    in_layout,
+    is_first,
+    pack,
+    prepare_inputs,
+    real_rows,
+    token_places,
+    unpack,
+    with_source,
+)
 from xlmr_np.inputs_on_gpu import are_on_gpu, prepare_inputs_on_gpu, stays_on_gpu
 from xlmr_np.labels import check_smoothing
-from xlmr_np.layers.attention import Mask, PackedMask, Spans
+from xlmr_np.layers.attention import AttentionCache, Mask, PackedMask, Spans
 from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
-from xlmr_np.layers.encoder_layer import EncoderSetting
+from xlmr_np.layers.encoder_layer import EncoderSetting, Source
 from xlmr_np.layers.self_attention import LayerDropout
 from xlmr_np.losses.cross_entropy import IGNORED_LABEL
 from xlmr_np.models.pretrained import ATTENTION_LAYOUTS, ModelParams, XLMRobertaPreTrainedModel
@@ -36,7 +46,7 @@ class Requests(TypedDict, total=False):
     """What a call may ask for besides its result; what it leaves out or sets to None, the config says.
 
     Keys:
-        output_attentions: also return the attention probabilities.
+        output_attentions: also return the attention probabilities, and those of cross-attention.
         output_hidden_states: also return the hidden states of all steps (True), or of some (an index or a list of them:
             the others are None).
         return_dict: False returns a plain tuple in place of a record.
@@ -56,6 +66,7 @@ class Encoded(NamedTuple):
     rows: Array  # [N, D]
     hidden_states: tuple[Array | None, ...] | None
     attentions: tuple[Array, ...] | None
+    cross_attentions: tuple[Array, ...] | None
 
 
 class TrainingPass(NamedTuple):
@@ -78,12 +89,17 @@ class DropoutKeys:
     def __init__(self, generator: np.random.Generator | None) -> None:
         self.generator = None if generator is None else as_generator(generator)
 
-    def attention(self, rate: float, places: tuple[Array, Array] | None) -> Dropout | None:
-        """For attention probabilities; in the padded layout, of tokens that stand at these places."""
+    def attention(
+        self, rate: float, places: tuple[Array, Array] | None, source_rows: Array | None = None
+    ) -> Dropout | None:
+        """For attention probabilities; in the padded layout, of tokens that stand at these places.
+
+        The tokens of a source have rows of their own.
+        """
         key = self._draw(rate)
         if key is None:
             return None
-        return Dropout(rate, key if places is None else TokenKey(key, *places))
+        return Dropout(rate, key if places is None else TokenKey(key, *places, source_rows))
 
     def tokens(self, rate: float, sentences: Array, rows: Array) -> Dropout | None:
         """For the features of tokens that stand in these sentences, as their rows of these numbers."""
@@ -109,18 +125,26 @@ class EncoderModel(XLMRobertaPreTrainedModel):
 
     def _prepare(self, output_attentions: bool = False, **arguments: Any) -> EncoderInputs:
         """Check and lay out the arguments of a forward pass, on the model's device."""
-        for name in ("encoder_hidden_states", "encoder_attention_mask", "past_key_values"):
-            if arguments.pop(name, None) is not None:
-                raise NotImplementedError(f"{type(self).__name__} has no cross-attention or cache to take {name} yet.")
+        if arguments.pop("past_key_values", None) is not None:
+            raise NotImplementedError(f"{type(self).__name__} has no cache to take past_key_values yet.")
+        is_on_gpu = are_on_gpu(arguments, self.device)
+        source = {name: arguments.pop(name, None) for name in ("encoder_hidden_states", "encoder_attention_mask")}
+        inputs = self._prepare_tokens(output_attentions, is_on_gpu, arguments)
+        inputs = with_source(inputs, self.config, **source, dtype=self._compute_dtype)
+        return trees.map_leaves(self._to_device, inputs)
+
+    def _prepare_tokens(self, output_attentions: bool, is_on_gpu: bool, arguments: dict[str, Any]) -> EncoderInputs:
+        """The model's own inputs, on the host or on its GPU."""
         padded = output_attentions or ATTENTION_LAYOUTS[self.attn_implementation.removeprefix("paged|")] == "padded"
         gpu = self.engine.gpu
-        if are_on_gpu(arguments, self.device) and gpu is not None and stays_on_gpu(**arguments) and not padded:
+        if is_on_gpu and gpu is not None and stays_on_gpu(**arguments) and not padded:
             arguments.pop("inputs_embeds", None)
             return prepare_inputs_on_gpu(gpu, self.config, **arguments)
         inputs = prepare_inputs(self.config, **arguments, padded=padded)
-        if inputs.token_table is not None:  # lists and NumPy's own results are float64; the model stays in its type
-            inputs = inputs._replace(token_table=inputs.token_table.astype(self._compute_dtype, copy=False))
-        return trees.map_leaves(self._to_device, inputs)
+        if inputs.token_table is None:
+            return inputs
+        # lists and NumPy's own results are float64; the model stays in its type
+        return inputs._replace(token_table=inputs.token_table.astype(self._compute_dtype, copy=False))
 
     @property
     def _compute_dtype(self) -> np.dtype:
@@ -152,22 +176,22 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             self.config.output_hidden_states or False if requested is None else requested, len(params.layers) + 1
         )
         attentions: list[Array] = []
+        cross_attentions: list[Array] = []
         all_ask = len(params.layers) in selected
 
         def run(part: EncoderInputs, own_read: Array | None, ops: Ops) -> list[Array]:
             """The hidden states that are selected, and the last."""
             states = []
-            asking = None if all_ask else _asking(part.mask, own_read)
-            steps = encoder_steps(
-                part.ids, part.token_types, part.positions, params, part.mask, setting, ops, asking=asking
-            )
+            asking = None if all_ask else _asking(part.mask, own_read, part.source)
+            index = part.ids, part.token_types, part.positions
+            steps = encoder_steps(*index, params, part.mask, setting, ops, asking=asking, source=part.source)
             for step, (x, cache) in enumerate(steps):
                 if step in selected:
                     states.append(x)
                 if output_attentions and step > 0:
-                    probabilities = cache.attention.attention.softmax.probabilities
-                    is_real_query = array_namespace(x).astype(part.is_real, probabilities.dtype)[:, None, :, None]
-                    attentions.append(probabilities * is_real_query)
+                    attentions.append(_of_real_queries(cache.attention.attention, part))
+                    if part.source is not None:
+                        cross_attentions.append(_of_real_queries(cache.cross_attention.attention, part))
             return [*states, x]
 
         if output_attentions:
@@ -176,7 +200,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         else:
             states = self._run_in_shards(run, inputs, read)
         *hidden_states, last = (real_rows(state, inputs) for state in states)
-        if read is not None and (all_ask or not _may_ask(inputs.mask)):
+        if read is not None and (all_ask or not isinstance(inputs.mask, PackedMask)):
             last = pack(last, read)
         if self.engine.check is not None:
             self.engine.check(last)
@@ -190,6 +214,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             if selected
             else None,
             tuple(attentions) if output_attentions else None,
+            tuple(cross_attentions) if output_attentions and inputs.source is not None else None,
         )
 
     def _read(self, inputs: EncoderInputs, read: Array | None) -> Array | None:
@@ -204,13 +229,14 @@ class EncoderModel(XLMRobertaPreTrainedModel):
     ) -> list[Array]:
         """Results by row of all inputs at once; on a CPU, if they are long enough, of some sentences for each thread.
 
-        Half-precision weights are converted for every product anew, so that all sentences share one.
+        Half-precision weights are converted for every product anew, so that all sentences share one. Sentences with a
+        source stay together: what they cost is not in their own lengths.
         """
         config, mask, sharding = self.config, inputs.mask, self.engine.sharding
         if sharding is None:
             return run(inputs, read, self.engine.inference)
         shards = []
-        if isinstance(mask, PackedMask) and not _is_converted(self.params.encoder):
+        if isinstance(mask, PackedMask) and inputs.source is None and not _is_converted(self.params.encoder):
             shards = cut(mask, 2 * config.hidden_size + config.intermediate_size, sharding.threads.number)
         if not shards:
             with sharding.threads.held_together():
@@ -232,12 +258,16 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         return bool(self.config.output_attentions if requested is None else requested)
 
     def _run(self, requests: Requests, **arguments: Any) -> tuple[EncoderInputs, Encoded]:
-        """What every forward pass begins with."""
+        """What most forward passes begin with."""
+        inputs = self._requested_inputs(requests, **arguments)
+        return inputs, self._encode(inputs, requests)
+
+    def _requested_inputs(self, requests: Requests, **arguments: Any) -> EncoderInputs:
+        """The inputs of a forward pass, in the layout that the requests need."""
         unknown = requests.keys() - Requests.__annotations__.keys()
         if unknown:
             raise TypeError(f"{type(self).__name__}.forward() got unknown arguments: {', '.join(sorted(unknown))}.")
-        inputs = self._prepare(self._wants_attentions(requests), **arguments)
-        return inputs, self._encode(inputs, requests)
+        return self._prepare(self._wants_attentions(requests), **arguments)
 
     def _returned(self, output: ModelOutput, requests: Requests) -> Any:
         """The record, or its tuple if the call or the config asks for that."""
@@ -264,7 +294,9 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         read = self._read(inputs, read)
         # What is dropped of attention depends on a query's place among those that ask: for first tokens the same.
         drops_attention = keys.generator is not None and self.config.attention_probs_dropout_prob > 0
-        asking = None if drops_attention and not self.reads_first_tokens else _asking(inputs.mask, read)
+        all_ask = isinstance(inputs.mask, PackedMask) and inputs.mask.is_causal  # a backward pass wants all their keys
+        all_ask = all_ask or (drops_attention and not self.reads_first_tokens)
+        asking = None if all_ask else _asking(inputs.mask, read, inputs.source)
         dropout = self._encoder_dropout(inputs, keys, asking)
         x, cache = encoder_forward(
             inputs.ids,
@@ -277,6 +309,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             dropout,
             self.engine.first_run if checkpoint_layers else None,
             asking,
+            inputs.source,
         )
         rows = real_rows(x, inputs)
         if read is not None and asking is None:
@@ -293,26 +326,47 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         if asking is not None:
             xp = array_namespace(asking.rows)
             last_places = xp.take(places[0], asking.rows), xp.take(places[1], asking.rows)
+        source_rows = None
+        if inputs.source_is_real is not None and not is_packed:
+            _, source_rows = token_places(inputs.source_is_real)
+
+        def of_layer(own_places: tuple[Array, Array]) -> LayerDropout:
+            """Those of cross-attention last, so that they change none of the others."""
+            in_layout = None if is_packed else places
+            self_attention = (
+                keys.attention(config.attention_probs_dropout_prob, in_layout),
+                keys.tokens(config.hidden_dropout_prob, *own_places),
+                keys.tokens(config.hidden_dropout_prob, *own_places),
+            )
+            if inputs.source is None:
+                return LayerDropout(*self_attention)
+            return LayerDropout(
+                *self_attention,
+                keys.attention(config.attention_probs_dropout_prob, in_layout, source_rows),
+                keys.tokens(config.hidden_dropout_prob, *own_places),
+            )
+
         layers = len(self.params.encoder.layers)
         return EncoderDropout(
             keys.tokens(config.hidden_dropout_prob, *places),
-            tuple(
-                LayerDropout(
-                    keys.attention(config.attention_probs_dropout_prob, None if is_packed else places),
-                    keys.tokens(config.hidden_dropout_prob, *own_places),
-                    keys.tokens(config.hidden_dropout_prob, *own_places),
-                )
-                for own_places in [places] * (layers - 1) + [last_places]
-            ),
+            tuple(of_layer(own_places) for own_places in [places] * (layers - 1) + [last_places]),
         )
 
-    def _encoder_gradients(self, d_rows: Array, inputs: EncoderInputs, training_pass: TrainingPass) -> EncoderParams:
-        """The gradients of the encoder's parameters, given those of the rows that the head has read."""
+    def _encoder_gradients(
+        self, d_rows: Array, inputs: EncoderInputs, training_pass: TrainingPass
+    ) -> tuple[Array | None, EncoderParams]:
+        """The gradients of `encoder_hidden_states` [B, S, D], if there are any, and of the encoder's parameters.
+
+        Args:
+            d_rows: the gradients of the rows that the head has read.
+            inputs: of the forward pass.
+            training_pass: the forward pass.
+        """
         params, setting = self._encoder(inputs)
         asking, read = training_pass.asking, training_pass.read
         if asking is None:
             d_rows = in_layout(d_rows if read is None else unpack(d_rows, read), inputs)
-        gradients = encoder_backward(
+        d_states, gradients = encoder_backward(
             d_rows,
             training_pass.cache,
             inputs.ids,
@@ -325,10 +379,14 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             self.config.pad_token_id,
             training_pass.dropout,
             asking,
+            inputs.source,
         )
-        if inputs.token_table is None:
-            return gradients
-        return gradients._replace(embeddings=gradients.embeddings._replace(token=self._no_token_gradient(d_rows)))
+        if d_states is not None and isinstance(inputs.mask, PackedMask):
+            d_states = unpack(d_states, inputs.source_is_real)
+        if inputs.token_table is not None:
+            embeddings = gradients.embeddings._replace(token=self._no_token_gradient(d_rows))
+            gradients = gradients._replace(embeddings=embeddings)
+        return d_states, gradients
 
     def _no_token_gradient(self, like: Array) -> RowSparse:
         """The gradient of a token table from which nothing was looked up."""
@@ -375,22 +433,53 @@ class TaskModel(EncoderModel):
         return inputs, targets.smoothed(smoothing) if smoothing else targets
 
 
-def _asking(mask: Mask, read: Array | None) -> Asking | None:
-    """The tokens that are read, if not all of them are and each sees the same from wherever it stands."""
-    if read is None or not _may_ask(mask):
+def _of_real_queries(cache: AttentionCache, part: EncoderInputs) -> Array:
+    """The attention probabilities [B, H, T, S], with zeros where a query is padding."""
+    probabilities = cache.softmax.probabilities
+    xp = array_namespace(probabilities)
+    return probabilities * xp.astype(part.is_real, probabilities.dtype)[:, None, :, None]
+
+
+def _asking(mask: Mask, read: Array | None, source: Source | None) -> Asking | None:
+    """The tokens that are read [N], if not all of them are and the layout is packed."""
+    if read is None or not isinstance(mask, PackedMask):
         return None
-    assert isinstance(mask, PackedMask)
+    (rows,) = array_namespace(read).nonzero(read)
+    own_mask, sentences = _runs(mask, rows) if mask.is_causal else (_parts(mask, read), slice(None))
+    if source is None:
+        return Asking(rows, own_mask)
+    assert isinstance(source.mask, PackedMask)  # as the tokens' is
+    of_sources = Spans(*(each[sentences] for each in source.mask.key))
+    return Asking(rows, own_mask, PackedMask(own_mask.query, of_sources))
+
+
+def _parts(mask: PackedMask, read: Array) -> PackedMask:
+    """Of a bidirectional model: a token sees the same from wherever it stands among those of its sentence that ask."""
     xp = array_namespace(read)
-    (rows,) = xp.nonzero(read)
     read_before = xp.cumulative_sum(xp.astype(read, mask.query.starts.dtype), include_initial=True)
     starts = xp.take(read_before, mask.query.starts)
     stops = xp.take(read_before, mask.query.starts + mask.query.lengths)
-    return Asking(rows, PackedMask(Spans(starts, stops - starts), mask.key))
+    return PackedMask(Spans(starts, stops - starts), mask.key)
 
 
-def _may_ask(mask: Mask) -> bool:
-    """Whether a token sees the same from wherever it stands among those that ask."""
-    return isinstance(mask, PackedMask) and not mask.is_causal
+def _runs(mask: PackedMask, rows: Array) -> tuple[PackedMask, Array]:
+    """Of a causal model: every run of neighbours that ask is a sequence of its own; and of which sentence each is.
+
+    The last query of a sequence sees all of its keys, so that a run has those up to its last token. Runs of a sentence
+    share keys, and no backward pass is made for that.
+    """
+    xp = array_namespace(rows)
+    of_row = xp.searchsorted(mask.query.starts, rows, side="right") - 1  # empty sentences begin where the next one does
+    goes_on = (rows[1:] == rows[:-1] + 1) & (of_row[1:] == of_row[:-1])
+    (starts,) = xp.nonzero(xp.concat([xp.ones_like(rows[:1], dtype=xp.bool), ~goes_on]))
+    stops = xp.concat([starts[1:], xp.full_like(starts[:1], rows.shape[0])])
+    sentences = xp.take(of_row, starts)
+    starts_of_query, lengths_of_query, starts_of_key, lengths_of_key = (
+        xp.take(each, sentences) for spans in (mask.query, mask.key) for each in spans
+    )
+    behind = starts_of_query + lengths_of_query - 1 - xp.take(rows, stops - 1)  # tokens of the sentence after the run
+    keys = Spans(starts_of_key, lengths_of_key - behind)
+    return PackedMask(Spans(starts, stops - starts), keys, is_causal=True), sentences
 
 
 def _is_converted(params: EncoderParams) -> bool:

@@ -15,11 +15,11 @@ from xlmr_np.heads.masked_lm import (
     masked_lm_loss_forward,
     masked_lm_transform_forward,
 )
-from xlmr_np.inputs import EncoderInputs, check_places, pack, unpack
+from xlmr_np.inputs import EncoderInputs, check_places, pack, places_to_keep, unpack
 from xlmr_np.labels import counted_items, token_labels
 from xlmr_np.layers.linear import LinearParams
 from xlmr_np.losses.cross_entropy import cross_entropy_forward
-from xlmr_np.models.encoding import DropoutKeys, Requests, TaskModel
+from xlmr_np.models.encoding import DropoutKeys, Encoded, Requests, TaskModel
 from xlmr_np.models.on_device import on_device
 from xlmr_np.models.pretrained import ModelParams
 from xlmr_np.ops.reference import TopK
@@ -51,6 +51,8 @@ class TokenTargets(NamedTuple):
 
 class LanguageModel(TaskModel):
     """What both language models share: the head, its tying, and a training step."""
+
+    takes_source = True
 
     @classmethod
     def _specification(cls, config: XLMRobertaConfig, is_tied: bool, has_pooler: bool) -> ModelParams:
@@ -133,7 +135,7 @@ class LanguageModel(TaskModel):
 
         d_loss = array_namespace(loss).ones_like(loss) * targets.scale
         d_labelled, d_head = masked_lm_loss_backward(d_loss, cache, head, targets.labels, eps, ops, targets.smoothing)
-        d_encoder = self._encoder_gradients(d_labelled, inputs, training_pass)
+        _, d_encoder = self._encoder_gradients(d_labelled, inputs, training_pass)
         if self.is_tied:  # one matrix with two uses: the decoder's gradient is dense, and so is the sum
             d_token = d_head.decoder.weight
             d_encoder.embeddings.token.add_to(d_token)
@@ -174,8 +176,8 @@ class XLMRobertaForMaskedLM(LanguageModel):
             token_type_ids: see there.
             position_ids: see there.
             inputs_embeds: see there.
-            encoder_hidden_states: must be None.
-            encoder_attention_mask: must be None.
+            encoder_hidden_states: see there.
+            encoder_attention_mask: see there.
             labels: [B, T] the right tokens; -100 leaves a token out of the loss, as every padding token must be.
             **requests: see `Requests`.
 
@@ -212,7 +214,8 @@ class XLMRobertaForMaskedLM(LanguageModel):
     ) -> tuple[MaskedLMOutput, ModelParams]:
         """The loss, and its gradient for every parameter.
 
-        Logits are computed for the labelled tokens only, and by parts of the vocabulary: the output has none.
+        Logits are computed for the labelled tokens only, and by parts of the vocabulary: the output has none. The
+        gradient of `encoder_hidden_states` is left out; `XLMRobertaModel.vjp` gives it.
 
         Args:
             generator: draws what is dropped, at the rates of the config; None drops nothing.
@@ -292,7 +295,7 @@ class XLMRobertaForMaskedLM(LanguageModel):
 class XLMRobertaForCausalLM(LanguageModel):
     """The decoder, in which no token sees a later one, with the head that predicts each next token."""
 
-    label_settings = ("shift_labels", "num_items_in_batch")
+    label_settings = ("shift_labels", "num_items_in_batch", "logits_to_keep")
 
     def _assemble(self, config: XLMRobertaConfig, loaded: Loaded, device: str, attention: str | None) -> None:
         super()._assemble(config, loaded, device, attention)
@@ -311,7 +314,7 @@ class XLMRobertaForCausalLM(LanguageModel):
         labels: Any = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: Any = 0,
         *,
         shift_labels: Any = None,
         num_items_in_batch: float | None = None,
@@ -325,13 +328,15 @@ class XLMRobertaForCausalLM(LanguageModel):
             token_type_ids: see there.
             position_ids: see there.
             inputs_embeds: see there.
-            encoder_hidden_states: must be None, as there is no cross-attention yet.
-            encoder_attention_mask: must be None.
+            encoder_hidden_states: see there.
+            encoder_attention_mask: see there.
             labels: [B, T], usually the ids themselves: each is compared with what the place before it predicts. -100
                 leaves a token out of the loss, as every padding token must be; one behind padding has no predictor.
-            past_key_values: must be None.
+            past_key_values: must be None, as there is no cache yet.
             use_cache: has no effect yet.
-            logits_to_keep: must be 0 yet, which keeps all.
+            logits_to_keep: the places whose logits are computed and returned: 0 for all of them, n for the last n of
+                every row, places [K] or [B, K], or booleans [B, T]; see `xlmr_np.inputs.places_to_keep`. The last layer
+                is computed there alone. Not with labels, which say themselves where the loss reads.
             shift_labels: [B, T] labels that stand at the place which predicts them, in place of `labels`.
             num_items_in_batch: divide the sum of the losses by this in place of the number of labels, as when a large
                 batch is computed in parts.
@@ -341,9 +346,10 @@ class XLMRobertaForCausalLM(LanguageModel):
             A `CausalLMOutput`; logits at padding are zeros.
 
         Raises:
-            ValueError, TypeError: as for `XLMRobertaModel.forward`; or a label is no token id, or stands at padding.
+            ValueError, TypeError: as for `XLMRobertaModel.forward`; or a label is no token id, or stands at padding; or
+                there are no such places to keep logits of, or there are labels as well.
         """
-        inputs, encoded = self._run(
+        inputs = self._requested_inputs(
             requests,
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -353,13 +359,41 @@ class XLMRobertaForCausalLM(LanguageModel):
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
+        )
+        targets = self._targets(
+            inputs,
+            labels=labels,
+            shift_labels=shift_labels,
+            num_items_in_batch=num_items_in_batch,
             logits_to_keep=logits_to_keep,
         )
-        targets = self._targets(inputs, labels=labels, shift_labels=shift_labels, num_items_in_batch=num_items_in_batch)
+        kept = places_to_keep(logits_to_keep, inputs.is_real.shape)
+        if kept is None:
+            encoded = self._encode(inputs, requests)
+            rows = self._logits(encoded.rows)
+            loss = None if targets is None else self._loss(rows, targets)
+            logits = unpack(rows, inputs.is_real)
+        else:
+            loss = None
+            encoded, logits = self._kept_logits(kept, inputs, requests)
+        requested = encoded.hidden_states, encoded.attentions, encoded.cross_attentions
+        return self._returned(CausalLMOutput(loss, logits, *requested), requests)
+
+    def _kept_logits(
+        self, kept: tuple[np.ndarray, np.ndarray], inputs: EncoderInputs, requests: Requests
+    ) -> tuple[Encoded, Array]:
+        """What the encoder made, and the logits at the places to keep (rows and columns of any shape): [*kept, V]."""
+        is_real = to_numpy(inputs.is_real)
+        is_read = np.zeros_like(is_real)
+        is_read[kept] = True
+        is_read &= is_real
+        encoded = self._encode(inputs, requests, self._to_device(is_read[is_real]))
         logits = self._logits(encoded.rows)
-        loss = None if targets is None else self._loss(logits, targets)
-        output = CausalLMOutput(loss, unpack(logits, inputs.is_real), encoded.hidden_states, encoded.attentions)
-        return self._returned(output, requests)
+        numbers = is_read.cumsum().reshape(is_read.shape) - 1  # which of these logits are of a place
+        order = numbers[kept][is_real[kept]]
+        if not np.array_equal(order, np.arange(len(logits))):  # places in another order, or one several times
+            logits = array_namespace(logits).take(logits, self._to_device(order), axis=0)
+        return encoded, unpack(logits, self._to_device(is_real[kept]))
 
     @on_device
     def loss_and_gradients(
@@ -374,11 +408,6 @@ class XLMRobertaForCausalLM(LanguageModel):
         loss, gradients = self._loss_and_gradients(generator, checkpoint_layers, label_smoothing, batch)
         return CausalLMOutput(loss), gradients
 
-    def _prepare(self, output_attentions: bool = False, logits_to_keep: int = 0, **arguments: Any) -> EncoderInputs:
-        if logits_to_keep != 0:
-            raise NotImplementedError(f"logits_to_keep={logits_to_keep!r} is not supported yet; leave it out.")
-        return super()._prepare(output_attentions, **arguments)
-
     def _targets(self, inputs: EncoderInputs, **labels: Any) -> TokenTargets | None:
         is_real, size = to_numpy(inputs.is_real), self.config.vocab_size
         if labels["shift_labels"] is not None:
@@ -387,4 +416,10 @@ class XLMRobertaForCausalLM(LanguageModel):
             at_predictor = next_token_labels(token_labels(labels["labels"], is_real, size), is_real)
         else:
             return None
+        to_keep = labels["logits_to_keep"]
+        if to_keep is not None and places_to_keep(to_keep, is_real.shape) is not None:
+            raise ValueError(
+                "logits_to_keep has no meaning beside labels, whose loss reads the logits before each of them; leave "
+                "one of the two out."
+            )
         return self._counted(at_predictor[is_real], labels["num_items_in_batch"])

@@ -49,20 +49,29 @@ class ModelParams(NamedTuple):
     head: Any  # the head's own record; for the bare model the pooler's, or None
 
 
-def check_supported(config: XLMRobertaConfig) -> None:
-    """Refuse a config that no model class here can run, before anything is read or allocated.
+def check_supported(config: XLMRobertaConfig, model_class: type["XLMRobertaPreTrainedModel"]) -> None:
+    """Refuse a config that this model class cannot run, before anything is read or allocated.
 
     Raises:
         TypeError: it is no `XLMRobertaConfig`.
-        ValueError: its activation is unknown.
-        NotImplementedError: it describes cross-attention, or quantised weights.
+        ValueError: it contradicts itself, its activation is unknown, or it asks for cross-attention in a class whose
+            `forward` takes nothing for it to see.
+        NotImplementedError: it describes two models in one, or quantised weights.
     """
     if not isinstance(config, XLMRobertaConfig):
         raise TypeError(f"A model is made from an XLMRobertaConfig, not from {config!r:.60}; see from_pretrained().")
+    config.validate()
     check_activation(config.hidden_act)
-    for name in ("add_cross_attention", "is_encoder_decoder"):
-        if getattr(config, name):
-            raise NotImplementedError(f"The config says {name}=True; cross-attention is not supported yet.")
+    if config.add_cross_attention and not model_class.takes_source:
+        raise ValueError(
+            f"{model_class.__name__} takes no encoder_hidden_states that cross-attention could see; leave it out with "
+            "add_cross_attention=False."
+        )
+    if config.is_encoder_decoder:
+        raise NotImplementedError(
+            "The config says is_encoder_decoder=True, an encoder and a decoder in one, which is not supported; load "
+            "each of them as a model of its own."
+        )
     if getattr(config, "quantization_config", None) is not None:
         raise NotImplementedError("quantization_config is not supported yet; choose a checkpoint without it.")
 
@@ -81,6 +90,7 @@ class XLMRobertaPreTrainedModel:
     """
 
     has_head: ClassVar[bool] = True
+    takes_source: ClassVar[bool] = False  # whether forward takes encoder_hidden_states
     head_settings: ClassVar[tuple[str, ...]] = ()  # keywords of from_pretrained that shape the head
 
     def __init__(
@@ -103,7 +113,7 @@ class XLMRobertaPreTrainedModel:
             num_threads: see `set_num_threads`.
             **head_settings: of the class, if it has any.
         """
-        check_supported(config)
+        check_supported(config, type(self))
         self.num_threads = check_number_of_threads(num_threads)
         generator = as_generator(generator)
         element_type = dtype_from_name(dtype)
@@ -215,7 +225,7 @@ class XLMRobertaPreTrainedModel:
                 f"from_pretrained() got {', '.join(meaningful)}: neither an argument nor a field that config.json may "
                 "change; correct the name, or set it in the config that is passed."
             )
-        check_supported(config)
+        check_supported(config, cls)
         tensors = read_tensors(find_weight_files(source, variant=variant, use_safetensors=use_safetensors, **location))
         loaded = load_parameters(
             tensors,
