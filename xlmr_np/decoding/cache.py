@@ -1,0 +1,257 @@
+"""The keys and values of the tokens that a decoder has seen, so that each next token is computed alone.
+
+Of B sentences, each has a stretch of `capacity` rows in both stores [B·capacity, H, W] of every layer, whose first ones
+are taken by its real tokens. Padding takes none: wherever it stood, the keys of a sentence lie end to end, and
+attention finds them by spans. When a stretch is full, all grow by blocks.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from xlmr_np.arrays import Array, array_namespace, to_device, zeros
+from xlmr_np.layers.attention import Spans
+from xlmr_np.layers.cross_attention import SourceKeysValues
+
+BLOCK = 64  # tokens of a sentence by which stores grow
+
+
+class StoreShape(NamedTuple):
+    """What the stores of one model's cache have in common."""
+
+    layers: int
+    heads: int
+    width: int
+    dtype: np.dtype
+    device: str
+
+
+class CachedSource(NamedTuple):
+    """The keys and values of what cross-attention sees, made once; sentences may share a source."""
+
+    layers: tuple[SourceKeysValues, ...]  # packed, [M, H, W] each
+    spans: Spans  # of each sentence's source, on the host
+    is_real: Bool[np.ndarray, "B S"]
+
+
+class KeyValueCache:
+    """What a decoder keeps of B sentences between its forward passes.
+
+    A model makes one when a forward pass has `use_cache=True`, and adds to the one that it is given as
+    `past_key_values`: the same object comes back, changed. A forward pass that fails changes nothing.
+
+    Attributes:
+        source: what cross-attention sees, once the first pass has made its keys and values.
+    """
+
+    def __init__(self, capacity: int = 0) -> None:
+        """An empty cache.
+
+        Args:
+            capacity: tokens of a sentence that there is room for from the beginning; more is made where it is needed.
+
+        Raises:
+            ValueError: that is no such number.
+        """
+        if isinstance(capacity, bool) or not isinstance(capacity, int) or capacity < 0:
+            raise ValueError(f"A cache's capacity must be a number of tokens, not {capacity!r}.")
+        self.source: CachedSource | None = None
+        self._capacity = capacity
+        self._shape: StoreShape | None = None
+        self._stores: tuple[SourceKeysValues, ...] = ()
+        self._is_real = self._is_counted = np.zeros((0, 0), bool)  # [B, P] each
+
+    def get_seq_length(self) -> int:
+        """How many tokens of each sentence have been seen, padding included."""
+        return int(self._is_real.shape[1])
+
+    @property
+    def is_real(self) -> Bool[np.ndarray, "B P"]:
+        """Which of the tokens seen were real."""
+        return self._is_real.copy()
+
+    @property
+    def counted(self) -> Int[np.ndarray, " B"]:
+        """How many tokens of each sentence were counted by positions."""
+        return self._is_counted.sum(axis=1)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values, with those that wait for more."""
+        sources = () if self.source is None else self.source.layers
+        return sum(int(array.nbytes) for store in (*self._stores, *sources) for array in store)
+
+    def begin(
+        self, shape: StoreShape, is_real: Bool[np.ndarray, "B T"], is_counted: Bool[np.ndarray, "B T"]
+    ) -> "CacheStep":
+        """Make room for T more tokens of each sentence; none of them is there before `CacheStep.commit`.
+
+        Args:
+            shape: of the model's stores.
+            is_real: which of the new tokens are real.
+            is_counted: which of them positions count.
+
+        Raises:
+            ValueError: the cache is another model's, or of another number of sentences.
+        """
+        sentences = len(is_real)
+        if self._shape is None:
+            self._is_real = self._is_counted = np.zeros((sentences, 0), bool)
+        elif self._shape != shape:
+            raise ValueError(f"The cache was filled by another model: it is of {self._shape}, this model of {shape}.")
+        if sentences != len(self._is_real):
+            raise ValueError(
+                f"The cache holds {len(self._is_real)} sentences, and {sentences} came; select() chooses some."
+            )
+        self._shape = shape
+        step = CacheStep(self, is_real, is_counted)
+        self._reserve(int(step.lengths.max(initial=0)))
+        return step
+
+    def crop(self, length: int) -> None:
+        """Forget all tokens but the first `length`, padding included; with a negative one, the last `-length`.
+
+        Raises:
+            ValueError: the cache holds fewer.
+        """
+        seen = self.get_seq_length()
+        if not -seen <= length <= seen:
+            raise ValueError(f"The cache holds {seen} tokens of a sentence; it cannot be cropped to {length}.")
+        self._is_real, self._is_counted = self._is_real[:, :length], self._is_counted[:, :length]
+
+    def select(self, sentences: Any) -> None:
+        """Keep the sentences of these numbers, in this order; a number may come more than once.
+
+        Raises:
+            ValueError: there is no such sentence.
+        """
+        chosen, number = np.asarray(sentences), len(self._is_real)
+        if chosen.ndim != 1 or chosen.dtype.kind not in "iu" or ((chosen < 0) | (chosen >= number)).any():
+            raise ValueError(f"The cache holds the sentences 0 to {number - 1}; {sentences!r:.80} asks for others.")
+        if np.array_equal(chosen, np.arange(number)):
+            return
+        self._is_real, self._is_counted = self._is_real[chosen], self._is_counted[chosen]
+        self._rebuild(chosen, self._capacity)
+        if self.source is not None:
+            spans = Spans(*(each[chosen] for each in self.source.spans))
+            self.source = self.source._replace(spans=spans, is_real=self.source.is_real[chosen])
+
+    def reorder(self, beams: Any) -> None:
+        """The same, for as many sentences as there are: what beam search does after every step.
+
+        Raises:
+            ValueError: these are more or fewer, or there is no such sentence.
+        """
+        if len(beams) != len(self._is_real):
+            raise ValueError(f"The cache holds {len(self._is_real)} sentences; {len(beams)} are no order of them.")
+        self.select(beams)
+
+    def _reserve(self, tokens: int) -> None:
+        """Stores with room for so many real tokens of each sentence."""
+        assert self._shape is not None
+        if self._stores and tokens <= self._capacity:
+            return
+        old_capacity, self._capacity = self._capacity, max(self._capacity, -(-tokens // BLOCK) * BLOCK)
+        sentences = len(self._is_real)
+        if self._stores:
+            self._rebuild(np.arange(sentences), old_capacity)
+            return
+        layers, heads, width, dtype, device = self._shape
+        size = sentences * self._capacity, heads, width
+        self._stores = tuple(
+            SourceKeysValues(zeros(size, dtype, device), zeros(size, dtype, device)) for _ in range(layers)
+        )
+
+    def _rebuild(self, chosen: Int[np.ndarray, " b"], old_capacity: int) -> None:
+        """New stores of these of the old ones' sentences, as wide as the capacity is now."""
+        taken = int(self._is_real.sum(axis=1).max(initial=0))
+
+        def rebuilt(old: Float[Array, "old_rows H W"]) -> Float[Array, "rows H W"]:
+            xp, features = array_namespace(old), old.shape[1:]
+            old_stretches = xp.reshape(old, (-1, old_capacity, *features))
+            new = xp.zeros((len(chosen), self._capacity, *features), dtype=old.dtype, device=old.device)
+            for place, sentence in enumerate(chosen.tolist()):
+                new[place, :taken, ...] = old_stretches[sentence, :taken, ...]
+            return xp.reshape(new, (-1, *features))
+
+        self._stores = tuple(SourceKeysValues(*(rebuilt(array) for array in store)) for store in self._stores)
+
+
+class CacheStep:
+    """One forward pass over a cache: where its new tokens go, and where all tokens lie.
+
+    Attributes:
+        is_real: [B, P + T], of all tokens, the new ones last.
+        lengths: [B], how many tokens of each sentence are real then.
+    """
+
+    def __init__(
+        self, cache: KeyValueCache, is_real: Bool[np.ndarray, "B T"], is_counted: Bool[np.ndarray, "B T"]
+    ) -> None:
+        """See `KeyValueCache.begin`."""
+        self._cache, self._is_new_real = cache, is_real
+        self.is_real = np.concatenate([cache._is_real, is_real], axis=1)
+        self._is_counted = np.concatenate([cache._is_counted, is_counted], axis=1)
+        self.lengths = self.is_real.sum(axis=1)
+
+    @property
+    def key(self) -> Spans:
+        """The spans of all keys in the stores, for packed masks."""
+        return Spans(self._starts, self.lengths)
+
+    def layers(self, padded: bool, tokens: slice = slice(None)) -> tuple["LayerStep", ...]:
+        """The stores of all layers, to add to.
+
+        Args:
+            padded: whether new keys come, and all are returned, as rectangles; otherwise they come packed, and the
+                stores are returned as they are.
+            tokens: those of the packed new tokens that are added, when several threads share them.
+        """
+        assert self._cache._shape is not None
+        device, starts = self._cache._shape.device, self._starts[:, None]
+        places = starts + self.is_real.cumsum(axis=1) - 1
+        rows = places[:, -self._is_new_real.shape[1] :][self._is_new_real][tokens]
+        came_at = np.flatnonzero(self._is_new_real)
+        indices = [rows, came_at, np.where(self.is_real, places, starts)] if padded else [rows]
+        on_device = [to_device(index, device) for index in indices]
+        return tuple(LayerStep(store, *on_device) for store in self._cache._stores)
+
+    def commit(self) -> None:
+        """The new tokens are there from now on."""
+        self._cache._is_real, self._cache._is_counted = self.is_real, self._is_counted
+
+    @property
+    def _starts(self) -> Int[np.ndarray, " B"]:
+        return np.arange(len(self.is_real)) * self._cache._capacity
+
+
+class LayerStep:
+    """The store of one layer during one forward pass: a `layers.self_attention.Past`."""
+
+    def __init__(
+        self,
+        store: SourceKeysValues,
+        rows: Int[Array, " N"],
+        came_at: Int[Array, " N"] | None = None,
+        places: Int[Array, "B S"] | None = None,
+    ) -> None:
+        """See `CacheStep.layers`.
+
+        Args:
+            store: of all sentences.
+            rows: where the new real tokens go.
+            came_at: where these lie in the rectangle of new tokens, if they come in one.
+            places: the row of every token so far, if they are asked for as a rectangle; at padding, of any.
+        """
+        self._store, self._rows, self._came_at, self._places = store, rows, came_at, places
+
+    def append(
+        self, key: Float[Array, "*new H W"], value: Float[Array, "*new H W"]
+    ) -> tuple[Float[Array, "*keys H W"], Float[Array, "*keys H W"]]:
+        """Store the new tokens' keys and values; return those of all tokens."""
+        for store, new in zip(self._store, (key, value), strict=True):
+            store[self._rows] = new if self._came_at is None else new.reshape(-1, *new.shape[-2:])[self._came_at]
+        if self._places is None:
+            return self._store.key, self._store.value
+        return self._store.key[self._places], self._store.value[self._places]
