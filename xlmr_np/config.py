@@ -552,6 +552,11 @@ def _merged(settings: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds something else.
+    """
     from xlmr_np.weights.errors import CheckpointError
 
     try:

@@ -7,6 +7,7 @@ Decided here and nowhere else:
 - A two-dimensional mask leads to the packed layout; masks of three and four dimensions need the padded one.
 - A decoder's token sees no later one, unless a mask of three or four dimensions says who sees whom.
 - The states that cross-attention sees are laid out as the tokens are; without a mask of their own, all are real.
+- With a cache, the mask is of the tokens in it, too, and positions are counted on from theirs.
 - What the encoder computes is laid back into the users' rectangle with zeros at padding.
 """
 
@@ -18,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 
 from xlmr_np.arrays import Array, array_namespace, is_cupy_array, to_numpy
 from xlmr_np.config import XLMRobertaConfig
+from xlmr_np.decoding.cache import CacheStep, KeyValueCache, LayerStep, StoreShape
 from xlmr_np.layers.attention import Mask, PackedMask, PaddedMask, Spans
 from xlmr_np.layers.embeddings import position_ids as positions_of
 from xlmr_np.layers.encoder_layer import Source
@@ -33,8 +35,17 @@ class EncoderInputs(NamedTuple):
     is_real: Bool[Array, "B T"]
     token_table: Float[Array, "rows D"] | None  # the users' own embeddings, when they replace the table
     sentences_per_example: int = 1  # the choices of multiple choice; the rows of an example follow each other
-    source: Source | None = None  # what cross-attention sees
+    source: Source | tuple[Source, ...] | None = None  # what cross-attention sees; of a cache, for each layer
     source_is_real: Bool[Array, "B S"] | None = None
+    step: CacheStep | None = None  # what the tokens add to a cache
+    past: tuple[LayerStep, ...] | None = None  # and by which stores
+
+
+class Caching(NamedTuple):
+    """The cache that a forward pass adds to, and the shape of the model's stores."""
+
+    cache: KeyValueCache
+    shape: StoreShape
 
 
 def longest_sequence(config: XLMRobertaConfig) -> int:
@@ -56,6 +67,7 @@ def prepare_inputs(
     position_ids: Any = None,
     inputs_embeds: Any = None,
     padded: bool = False,
+    caching: Caching | None = None,
 ) -> EncoderInputs:
     """Check the arguments of a forward pass and lay them out, in NumPy arrays.
 
@@ -67,6 +79,7 @@ def prepare_inputs(
         position_ids: [B, T] or [1, T]; computed if None.
         inputs_embeds: [B, T, D] token embeddings in place of ids.
         padded: keep the rectangle even where the mask would allow packing.
+        caching: what the tokens are added to, which holds those before them; `attention_mask` is of both, [B, P + T].
 
     Raises:
         ValueError: for any argument that does not fit the config or the others, naming the value.
@@ -91,7 +104,12 @@ def prepare_inputs(
         ids = np.arange(len(token_table)).reshape(embeddings.shape[:2])
         is_token = np.ones(ids.shape, bool)
 
+    if caching is not None and attention_mask is not None:
+        attention_mask = _mask_of_new_tokens(attention_mask, ids.shape, caching.cache)
     is_real, is_visible = visibility(attention_mask, is_token, config.num_attention_heads)
+    is_counted = is_token if token_table is None else is_real
+    step = None if caching is None else caching.cache.begin(caching.shape, is_real, is_counted)
+    counted_before = 0 if step is None else step.counted_before
     token_types = np.zeros_like(ids)
     if token_type_ids is not None:
         token_types = _indices("token_type_ids", token_type_ids, config.type_vocab_size, "type_vocab_size")
@@ -102,27 +120,50 @@ def prepare_inputs(
         positions = np.repeat(given, len(ids), axis=0) if len(given) == 1 else given
         check_shape("position_ids", positions, ids.shape)
     else:
-        counted = is_token if token_table is None else is_real
-        check_lengths(counted.sum(axis=1), config)
-        positions = positions_of(counted.astype(np.int64), pad_id)
+        counted = is_counted.astype(np.int64)
+        check_lengths(counted.sum(axis=1) + counted_before, config)
+        positions = positions_of(counted, pad_id) + np.expand_dims(counted_before, -1) * counted
 
-    if is_visible is not None or padded:
+    padded = padded or is_visible is not None
+    past = None if step is None else step.layers(padded)
+    if padded:
         if is_visible is None:
-            is_visible = is_real[:, None, None, :]
+            is_real_key = is_real if step is None else step.is_real
+            is_visible = is_real_key[:, None, None, :]
             if config.is_decoder:
-                is_visible = is_visible & np.tri(ids.shape[1], dtype=bool)
+                seen = is_real_key.shape[1] - ids.shape[1]
+                is_visible = is_visible & np.tri(ids.shape[1], is_real_key.shape[1], seen, dtype=bool)
         mask = PaddedMask(is_visible)
-        return EncoderInputs(ids, token_types, positions, mask, is_real, token_table)
+        return EncoderInputs(ids, token_types, positions, mask, is_real, token_table, step=step, past=past)
     lengths = is_real.sum(axis=1)
     spans = Spans(lengths.cumsum() - lengths, lengths)
+    is_causal = config.is_decoder and (step is None or bool((lengths > 1).any()))  # single tokens see all before them
     return EncoderInputs(
         ids[is_real],
         token_types[is_real],
         positions[is_real],
-        PackedMask(spans, spans, config.is_decoder),
+        PackedMask(spans, spans if step is None else step.key, is_causal),
         is_real,
         token_table,
+        step=step,
+        past=past,
     )
+
+
+def _mask_of_new_tokens(attention_mask: Any, shape: tuple[int, ...], cache: KeyValueCache) -> Array:
+    """The part [B, T] of a mask [B, P + T] whose first P columns say again which tokens of the cache are real."""
+    mask, seen = rectangle("attention_mask", attention_mask), cache.get_seq_length()
+    if mask.shape != (shape[0], seen + shape[1]):
+        raise ValueError(
+            f"attention_mask has shape {mask.shape}; with {seen} cached tokens a sentence and {shape[1]} new ones it "
+            f"must be ({shape[0]}, {seen + shape[1]}), of both. For masks that say who sees whom, pass use_cache=False."
+        )
+    for row, column in np.argwhere((mask[:, :seen] != 0) != cache.is_real)[:1] if seen else ():
+        raise ValueError(
+            f"attention_mask[{row}, {column}] is {mask[row, column]}, but that token was "
+            f"{'real' if cache.is_real[row, column] else 'hidden'} when it came into the cache; begin another one."
+        )
+    return mask[:, seen:]
 
 
 def visibility(

@@ -4,11 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from xlmr_np.arrays import Array
+from xlmr_np.decoding.cache import KeyValueCache
 
 __all__ = [
     "BaseModelOutput",
     "CausalLMOutput",
+    "GenerateBeamDecoderOnlyOutput",
+    "GenerateDecoderOnlyOutput",
     "MaskedLMOutput",
     "ModelOutput",
     "MultipleChoiceModelOutput",
@@ -67,13 +72,16 @@ class BaseModelOutput(ModelOutput):
         last_hidden_state: [B, T, D]; zeros at padding.
         pooler_output: [B, D], or None without a pooling layer.
         hidden_states: on request, L + 1 arrays [B, T, D]: after the embeddings and after each layer.
-        attentions: on request, L arrays [B, H, T, T] of attention probabilities; zeros at padding.
+        past_key_values: of decoders, the cache with these tokens, for the next forward pass, unless it is declined.
+        attentions: on request, L arrays [B, H, T, T] of attention probabilities (with a cache, over its tokens too);
+            zeros at padding.
         cross_attentions: with them, where there is cross-attention, L arrays [B, H, T, S]; zeros at padding.
     """
 
     last_hidden_state: Array = None
     pooler_output: Array | None = None
     hidden_states: tuple[Array | None, ...] | None = None
+    past_key_values: KeyValueCache | None = None
     attentions: tuple[Array, ...] | None = None
     cross_attentions: tuple[Array, ...] | None = None
 
@@ -101,16 +109,75 @@ class MaskedLMOutput(LogitsOutput):
 
 
 @dataclass(frozen=True, eq=False)
-class CausalLMOutput(LogitsOutput):
-    """What `XLMRobertaForCausalLM` returns: logits [B, T, V] of each next token, zeros at padding.
-
-    With `logits_to_keep`, the logits are of those places.
+class CausalLMOutput(ModelOutput):
+    """What `XLMRobertaForCausalLM` returns.
 
     Attributes:
-        cross_attentions: see `BaseModelOutput`.
+        loss: when labels were given.
+        logits: [B, T, V] of each next token, zeros at padding; with `logits_to_keep`, of those places. None from a
+            training step, which never makes all of them.
+        past_key_values: see `BaseModelOutput`; so are the others.
+        hidden_states: see there.
+        attentions: see there.
+        cross_attentions: see there.
     """
 
+    loss: Array | None = None
+    logits: Array | None = None
+    past_key_values: KeyValueCache | None = None
+    hidden_states: tuple[Array | None, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
     cross_attentions: tuple[Array, ...] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GenerateDecoderOnlyOutput(ModelOutput):
+    """What `generate()` returns on request, token by token; each tuple has an entry for each step.
+
+    Attributes:
+        sequences: [texts, T] token ids, the prompts and what was generated; of embeddings as prompts, the latter alone.
+        scores: on request, [texts, V] as the logits processors left them.
+        logits: on request, [texts, V] as the model gave them.
+        attentions: on request, what `CausalLMOutput` has under this name, of every step; so are the next two.
+        hidden_states: see there.
+        cross_attentions: see there.
+        past_key_values: the cache in its last state.
+    """
+
+    sequences: np.ndarray
+    scores: tuple[Array, ...] | None = None
+    logits: tuple[Array, ...] | None = None
+    attentions: tuple[Any, ...] | None = None
+    hidden_states: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+    past_key_values: KeyValueCache | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GenerateBeamDecoderOnlyOutput(ModelOutput):
+    """What `generate()` returns on request from a beam search; scores and logits are of all beams, rows of each step.
+
+    Attributes:
+        sequences: see `GenerateDecoderOnlyOutput`; so are all others not named here.
+        sequences_scores: with `output_scores`, [texts]: the sum of the log-probabilities over length ** length_penalty.
+        scores: on request, log-probabilities as the logits processors left them.
+        logits: see there.
+        beam_indices: [texts, new tokens] the row among all beams that each token was put behind; -1 behind the end.
+        attentions: see there.
+        hidden_states: see there.
+        cross_attentions: see there.
+        past_key_values: see there.
+    """
+
+    sequences: np.ndarray
+    sequences_scores: np.ndarray | None = None
+    scores: tuple[Array, ...] | None = None
+    logits: tuple[Array, ...] | None = None
+    beam_indices: np.ndarray | None = None
+    attentions: tuple[Any, ...] | None = None
+    hidden_states: tuple[Any, ...] | None = None
+    cross_attentions: tuple[Any, ...] | None = None
+    past_key_values: KeyValueCache | None = None
 
 
 @dataclass(frozen=True, eq=False)

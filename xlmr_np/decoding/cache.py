@@ -33,6 +33,45 @@ class CachedSource(NamedTuple):
     layers: tuple[SourceKeysValues, ...]  # packed, [M, H, W] each
     spans: Spans  # of each sentence's source, on the host
     is_real: Bool[np.ndarray, "B S"]
+    states: Float[Array, "M D"]  # that they were made of
+
+    @classmethod
+    def of(
+        cls, layers: tuple[SourceKeysValues, ...], is_real: Bool[np.ndarray, "B S"], states: Float[Array, "M D"]
+    ) -> "CachedSource":
+        """A source of its own for each sentence, end to end."""
+        lengths = is_real.sum(axis=1)
+        return cls(layers, Spans(lengths.cumsum() - lengths, lengths), is_real, states)
+
+    def check_same(self, is_real: Bool[np.ndarray, "B S"], states: Float[Array, "m D"]) -> None:
+        """Refuse states that are not those which the keys and values were made of.
+
+        Args:
+            is_real: of the states that came.
+            states: the real ones of them, end to end.
+
+        Raises:
+            ValueError: they are others.
+        """
+        starts, lengths = self.spans
+        rows = np.concatenate([np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)])
+        kept = self.states if np.array_equal(rows, np.arange(len(self.states))) else self.states[rows]
+        is_same = np.array_equal(is_real, self.is_real) and states.shape == kept.shape and bool((states == kept).all())
+        if not is_same:
+            raise ValueError(
+                "These encoder_hidden_states are not those whose keys and values the cache has; leave them out, or "
+                "begin another cache."
+            )
+
+    @property
+    def places(self) -> Int[np.ndarray, "B S"]:
+        """The row of every token of the sources, for the padded layout; at padding, of any."""
+        starts = self.spans.starts[:, None]
+        return np.where(self.is_real, starts + self.is_real.cumsum(axis=1) - 1, np.minimum(starts, self._last_row))
+
+    @property
+    def _last_row(self) -> int:
+        return max(0, int(self.layers[0].key.shape[0]) - 1)
 
 
 class KeyValueCache:
@@ -70,11 +109,6 @@ class KeyValueCache:
     def is_real(self) -> Bool[np.ndarray, "B P"]:
         """Which of the tokens seen were real."""
         return self._is_real.copy()
-
-    @property
-    def counted(self) -> Int[np.ndarray, " B"]:
-        """How many tokens of each sentence were counted by positions."""
-        return self._is_counted.sum(axis=1)
 
     @property
     def nbytes(self) -> int:
@@ -184,13 +218,16 @@ class CacheStep:
     Attributes:
         is_real: [B, P + T], of all tokens, the new ones last.
         lengths: [B], how many tokens of each sentence are real then.
+        counted_before: [B], how many of the earlier tokens positions count.
+        source: what cross-attention sees; kept by the cache from the first pass on.
     """
 
     def __init__(
         self, cache: KeyValueCache, is_real: Bool[np.ndarray, "B T"], is_counted: Bool[np.ndarray, "B T"]
     ) -> None:
         """See `KeyValueCache.begin`."""
-        self._cache, self._is_new_real = cache, is_real
+        self.cache, self._is_new_real = cache, is_real
+        self.counted_before, self.source = cache._is_counted.sum(axis=1), cache.source
         self.is_real = np.concatenate([cache._is_real, is_real], axis=1)
         self._is_counted = np.concatenate([cache._is_counted, is_counted], axis=1)
         self.lengths = self.is_real.sum(axis=1)
@@ -200,30 +237,30 @@ class CacheStep:
         """The spans of all keys in the stores, for packed masks."""
         return Spans(self._starts, self.lengths)
 
-    def layers(self, padded: bool, tokens: slice = slice(None)) -> tuple["LayerStep", ...]:
+    def layers(self, padded: bool) -> tuple["LayerStep", ...]:
         """The stores of all layers, to add to.
 
         Args:
             padded: whether new keys come, and all are returned, as rectangles; otherwise they come packed, and the
                 stores are returned as they are.
-            tokens: those of the packed new tokens that are added, when several threads share them.
         """
-        assert self._cache._shape is not None
-        device, starts = self._cache._shape.device, self._starts[:, None]
+        assert self.cache._shape is not None
+        device, starts = self.cache._shape.device, self._starts[:, None]
         places = starts + self.is_real.cumsum(axis=1) - 1
-        rows = places[:, -self._is_new_real.shape[1] :][self._is_new_real][tokens]
+        rows = places[:, -self._is_new_real.shape[1] :][self._is_new_real]
         came_at = np.flatnonzero(self._is_new_real)
         indices = [rows, came_at, np.where(self.is_real, places, starts)] if padded else [rows]
         on_device = [to_device(index, device) for index in indices]
-        return tuple(LayerStep(store, *on_device) for store in self._cache._stores)
+        return tuple(LayerStep(store, *on_device) for store in self.cache._stores)
 
     def commit(self) -> None:
         """The new tokens are there from now on."""
-        self._cache._is_real, self._cache._is_counted = self.is_real, self._is_counted
+        self.cache._is_real, self.cache._is_counted = self.is_real, self._is_counted
+        self.cache.source = self.source
 
     @property
     def _starts(self) -> Int[np.ndarray, " B"]:
-        return np.arange(len(self.is_real)) * self._cache._capacity
+        return np.arange(len(self.is_real)) * self.cache._capacity
 
 
 class LayerStep:
@@ -245,6 +282,10 @@ class LayerStep:
             places: the row of every token so far, if they are asked for as a rectangle; at padding, of any.
         """
         self._store, self._rows, self._came_at, self._places = store, rows, came_at, places
+
+    def part(self, tokens: slice) -> "LayerStep":
+        """The same for some of the packed new tokens, when several threads share them."""
+        return LayerStep(self._store, self._rows[tokens])
 
     def append(
         self, key: Float[Array, "*new H W"], value: Float[Array, "*new H W"]

@@ -87,7 +87,7 @@ def generate(
             ended, steps = search_beams(texts, logits, processors, criteria, setting, chance, keeps)
             record = _best(config, prompt, ended, _kept(config, steps, texts, copies))
     except BaseException as error:
-        if streamer is not None:
+        if hasattr(streamer, "abort"):
             streamer.abort(error)
         raise
     if streamer is not None:
@@ -169,8 +169,8 @@ def _limit(config: GenerationConfig, prompt: Prompt, model_config: XLMRobertaCon
         limit = model_config.max_position_embeddings
     if longest >= limit:
         raise ValueError(
-            f"A prompt has {longest} tokens, and this model takes texts of at most {limit}; shorten it, so that there is "
-            "room to go on."
+            f"A prompt has {longest} tokens, and this model takes texts of at most {limit}; shorten it, so that there "
+            "is room to go on."
         )
     least, most = config.lengths(length)
     if most - length > limit - longest:

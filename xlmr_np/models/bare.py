@@ -53,6 +53,7 @@ class XLMRobertaModel(EncoderModel):
         encoder_attention_mask: Any = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
+        cache_position: Any = None,
         **requests: Unpack[Requests],
     ) -> BaseModelOutput | tuple[Any, ...]:
         """The hidden states of every token, and the pooled classification token of every sentence.
@@ -68,16 +69,20 @@ class XLMRobertaModel(EncoderModel):
             encoder_hidden_states: [B, S, D] for cross-attention (`is_decoder=True, add_cross_attention=True`): what the
                 sentences see of another model, such as its last hidden states. Such a model needs them.
             encoder_attention_mask: [B, S], nonzero at those of them that are real; None: all are.
-            past_key_values: must be None, as there is no cache yet.
-            use_cache: has no effect yet.
+            past_key_values: a cache of earlier tokens, as a forward pass of a decoder returns it: those given now come
+                behind them, and `attention_mask` is of all, [B, P + T]. The cache grows.
+            use_cache: whether a decoder returns its cache; None: as the config says, but not with labels or with masks
+                of more dimensions. Encoders have none.
+            cache_position: [T], the numbers of the tokens given now among all; they follow from the cache, so that this
+                can be left out.
             **requests: see `Requests`.
 
         Returns:
             A `BaseModelOutput`. What stands at padding is zero.
 
         Raises:
-            ValueError: an argument does not fit the model; the message names the value and the limit.
-            TypeError: ids are not integers, or embeddings not floats.
+            ValueError: an argument does not fit the model, or the cache; the message names the value and the limit.
+            TypeError: ids are not integers, embeddings not floats, or the cache is none.
         """
         inputs, encoded = self._run(
             requests,
@@ -89,6 +94,8 @@ class XLMRobertaModel(EncoderModel):
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
+            use_cache=self._uses_cache(use_cache, attention_mask),
+            cache_position=cache_position,
         )
         pooled = None
         if self.params.head is not None:
@@ -96,8 +103,7 @@ class XLMRobertaModel(EncoderModel):
                 first_token_forward(encoded.rows, inputs.is_real), self.params.head, self.engine.inference
             )
         last_hidden_state = unpack(encoded.rows, inputs.is_real)
-        requested = encoded.hidden_states, encoded.attentions, encoded.cross_attentions
-        return self._returned(BaseModelOutput(last_hidden_state, pooled, *requested), requests)
+        return self._returned(BaseModelOutput(last_hidden_state, pooled, *encoded[1:]), requests)
 
     @on_device
     def vjp(

@@ -8,6 +8,7 @@ import numpy as np
 
 from xlmr_np import trees
 from xlmr_np.arrays import Array, array_namespace, as_generator, compute_dtype, to_device, to_numpy
+from xlmr_np.decoding.cache import CachedSource, KeyValueCache, StoreShape
 from xlmr_np.encoder import (
     Asking,
     EncoderCache,
@@ -18,19 +19,22 @@ from xlmr_np.encoder import (
     encoder_steps,
 )
 from xlmr_np.inputs import (
+    Caching,
     EncoderInputs,
     in_layout,
     is_first,
     pack,
     prepare_inputs,
     real_rows,
+    rectangle,
     token_places,
     unpack,
     with_source,
 )
 from xlmr_np.inputs_on_gpu import are_on_gpu, prepare_inputs_on_gpu, stays_on_gpu
 from xlmr_np.labels import check_smoothing
-from xlmr_np.layers.attention import AttentionCache, Mask, PackedMask, Spans
+from xlmr_np.layers.attention import AttentionCache, Mask, PackedMask, PaddedMask, Spans
+from xlmr_np.layers.cross_attention import SourceKeysValues, source_forward
 from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
 from xlmr_np.layers.encoder_layer import EncoderSetting, Source
 from xlmr_np.layers.self_attention import LayerDropout
@@ -40,6 +44,8 @@ from xlmr_np.ops import Ops
 from xlmr_np.ops.cpu.shards import Shard, cut
 from xlmr_np.outputs import ModelOutput
 from xlmr_np.row_sparse import RowSparse
+
+CACHE_ARGUMENTS = ("past_key_values", "use_cache", "cache_position")
 
 
 class Requests(TypedDict, total=False):
@@ -65,6 +71,7 @@ class Encoded(NamedTuple):
 
     rows: Array  # [N, D]
     hidden_states: tuple[Array | None, ...] | None
+    past_key_values: KeyValueCache | None
     attentions: tuple[Array, ...] | None
     cross_attentions: tuple[Array, ...] | None
 
@@ -125,22 +132,110 @@ class EncoderModel(XLMRobertaPreTrainedModel):
 
     def _prepare(self, output_attentions: bool = False, **arguments: Any) -> EncoderInputs:
         """Check and lay out the arguments of a forward pass, on the model's device."""
-        if arguments.pop("past_key_values", None) is not None:
-            raise NotImplementedError(f"{type(self).__name__} has no cache to take past_key_values yet.")
+        caching = self._caching(**{name: arguments.pop(name, None) for name in CACHE_ARGUMENTS}, **arguments)
         is_on_gpu = are_on_gpu(arguments, self.device)
         source = {name: arguments.pop(name, None) for name in ("encoder_hidden_states", "encoder_attention_mask")}
-        inputs = self._prepare_tokens(output_attentions, is_on_gpu, arguments)
-        inputs = with_source(inputs, self.config, **source, dtype=self._compute_dtype)
-        return trees.map_leaves(self._to_device, inputs)
+        inputs = self._prepare_tokens(output_attentions, is_on_gpu, arguments, caching)
+        is_cached = inputs.step is not None and inputs.step.source is not None
+        if not is_cached or source["encoder_hidden_states"] is not None:
+            inputs = with_source(inputs, self.config, **source, dtype=self._compute_dtype)
+        inputs = trees.map_leaves(self._to_device, inputs)
+        return self._with_cached_source(inputs) if self.config.add_cross_attention and inputs.step else inputs
 
-    def _prepare_tokens(self, output_attentions: bool, is_on_gpu: bool, arguments: dict[str, Any]) -> EncoderInputs:
+    def _uses_cache(self, use_cache: bool | None, attention_mask: Any, has_labels: bool = False) -> bool:
+        """Whether a forward pass is to keep keys and values: as the call says, or the config, where it makes sense."""
+        if use_cache is not None:
+            return use_cache
+        says_who_sees_whom = attention_mask is not None and np.ndim(attention_mask) > 2
+        return self.config.use_cache and not has_labels and not says_who_sees_whom
+
+    def _caching(
+        self,
+        past_key_values: Any,
+        use_cache: bool | None,
+        cache_position: Any,
+        input_ids: Any = None,
+        inputs_embeds: Any = None,
+        **others: Any,
+    ) -> Caching | None:
+        """The cache that a forward pass adds to: the given one, or a new one if that is asked for.
+
+        Raises:
+            TypeError: the given one is none of ours.
+            ValueError: only decoders have one; `cache_position` says otherwise than the cache; there is one, and
+                `use_cache` is False.
+        """
+        cache = past_key_values
+        if cache is not None and not isinstance(cache, KeyValueCache):
+            raise TypeError(
+                f"past_key_values must be a KeyValueCache, as a forward pass returns it, not {cache!r:.60}."
+            )
+        if cache is not None and not self.config.is_decoder:
+            raise ValueError("past_key_values are given, but only decoders (is_decoder=True) keep earlier tokens.")
+        if cache is not None and use_cache is False:
+            raise ValueError("past_key_values are given with use_cache=False; leave one of them out.")
+        if cache is None and use_cache and self.config.is_decoder:
+            cache = KeyValueCache()
+        seen = 0 if cache is None else cache.get_seq_length()
+        new = input_ids if inputs_embeds is None else inputs_embeds
+        if cache_position is not None and new is not None:
+            expected = np.arange(seen, seen + np.shape(new)[1])
+            if not np.array_equal(rectangle("cache_position", cache_position), expected):
+                raise ValueError(
+                    f"cache_position is {cache_position!r:.80}; with {seen} tokens in the cache it can only be "
+                    f"{expected[0]} to {expected[-1]}. Leave it out."
+                )
+        if cache is None:
+            return None
+        config = self.config
+        heads = config.num_attention_heads
+        shape = config.num_hidden_layers, heads, config.hidden_size // heads, np.dtype(self._compute_dtype), self.device
+        return Caching(cache, StoreShape(*shape))
+
+    def _with_cached_source(self, inputs: EncoderInputs) -> EncoderInputs:
+        """The inputs with the keys and values of their source in its place, which the cache has, or gets here.
+
+        Raises:
+            ValueError: another source is given than that in the cache.
+        """
+        step, params, setting = inputs.step, *self._encoder(inputs)
+        assert step is not None
+        if step.source is None:
+            assert isinstance(inputs.source, Source)
+            states, is_real = inputs.source.states, inputs.source_is_real
+            rows = states if isinstance(inputs.mask, PackedMask) else pack(states, is_real)
+            keys_values = tuple(
+                source_forward(rows, layer.cross_attention, setting.num_heads, self.engine.inference)[0]
+                for layer in params.layers
+                if layer.cross_attention is not None
+            )
+            step.source = CachedSource.of(keys_values, to_numpy(is_real), rows)
+        elif isinstance(inputs.source, Source):
+            is_packed = isinstance(inputs.mask, PackedMask)
+            rows = inputs.source.states if is_packed else pack(inputs.source.states, inputs.source_is_real)
+            step.source.check_same(to_numpy(inputs.source_is_real), rows)
+        kept = step.source
+        if isinstance(inputs.mask, PackedMask):
+            mask: Mask = PackedMask(inputs.mask.query, Spans(*map(self._to_device, kept.spans)))
+            sources = tuple(Source(each, mask) for each in kept.layers)
+        else:
+            places = self._to_device(kept.places)
+            mask = PaddedMask(self._to_device(kept.is_real)[:, None, None, :])
+            sources = tuple(
+                Source(SourceKeysValues(each.key[places], each.value[places]), mask) for each in kept.layers
+            )
+        return inputs._replace(source=sources, source_is_real=self._to_device(kept.is_real))
+
+    def _prepare_tokens(
+        self, output_attentions: bool, is_on_gpu: bool, arguments: dict[str, Any], caching: Caching | None
+    ) -> EncoderInputs:
         """The model's own inputs, on the host or on its GPU."""
         padded = output_attentions or ATTENTION_LAYOUTS[self.attn_implementation.removeprefix("paged|")] == "padded"
         gpu = self.engine.gpu
-        if is_on_gpu and gpu is not None and stays_on_gpu(**arguments) and not padded:
+        if is_on_gpu and gpu is not None and stays_on_gpu(**arguments) and not padded and caching is None:
             arguments.pop("inputs_embeds", None)
             return prepare_inputs_on_gpu(gpu, self.config, **arguments)
-        inputs = prepare_inputs(self.config, **arguments, padded=padded)
+        inputs = prepare_inputs(self.config, **arguments, padded=padded, caching=caching)
         if inputs.token_table is None:
             return inputs
         # lists and NumPy's own results are float64; the model stays in its type
@@ -149,8 +244,8 @@ class EncoderModel(XLMRobertaPreTrainedModel):
     @property
     def _compute_dtype(self) -> np.dtype:
         """The type in which the model computes; half-precision weights are widened on a CPU."""
-        weight = self.params.encoder.embeddings.layer_norm.weight
-        return compute_dtype(weight) if self.engine.gpu is None else weight.dtype
+        embeddings = self.params.encoder.embeddings
+        return compute_dtype(embeddings.layer_norm.weight) if self.engine.gpu is None else embeddings.token.dtype
 
     def _to_device(self, leaf: Any) -> Any:
         """Arrays on the model's device; numbers stay."""
@@ -184,7 +279,9 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             states = []
             asking = None if all_ask else _asking(part.mask, own_read, part.source)
             index = part.ids, part.token_types, part.positions
-            steps = encoder_steps(*index, params, part.mask, setting, ops, asking=asking, source=part.source)
+            steps = encoder_steps(
+                *index, params, part.mask, setting, ops, past=part.past, asking=asking, source=part.source
+            )
             for step, (x, cache) in enumerate(steps):
                 if step in selected:
                     states.append(x)
@@ -204,6 +301,8 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             last = pack(last, read)
         if self.engine.check is not None:
             self.engine.check(last)
+        if inputs.step is not None:
+            inputs.step.commit()
         chosen = dict(zip(sorted(selected), hidden_states, strict=True))
         return Encoded(
             last,
@@ -213,6 +312,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             )
             if selected
             else None,
+            None if inputs.step is None else inputs.step.cache,
             tuple(attentions) if output_attentions else None,
             tuple(cross_attentions) if output_attentions and inputs.source is not None else None,
         )
@@ -244,8 +344,9 @@ class EncoderModel(XLMRobertaPreTrainedModel):
 
         def run_shard(shard: Shard) -> list[Array]:
             ids, token_types, positions = (each[shard.tokens] for each in inputs[:3])
+            past = None if inputs.past is None else tuple(layer.part(shard.tokens) for layer in inputs.past)
             return run(
-                inputs._replace(ids=ids, token_types=token_types, positions=positions, mask=shard.mask),
+                inputs._replace(ids=ids, token_types=token_types, positions=positions, mask=shard.mask, past=past),
                 None if read is None else read[shard.tokens],
                 sharding.inference,
             )
@@ -281,7 +382,10 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         requests = arguments.pop("requests", {})
         if requests:
             raise TypeError(f"A training step of {type(self).__name__} takes no {', '.join(sorted(requests))}.")
-        arguments.pop("use_cache", None)  # changes no loss
+        if arguments.get("past_key_values") is not None:
+            raise ValueError("A training step computes all tokens; it takes no past_key_values.")
+        for name in CACHE_ARGUMENTS:
+            arguments.pop(name, None)  # they change no loss
         return arguments
 
     def _encode_for_training(
@@ -440,7 +544,7 @@ def _of_real_queries(cache: AttentionCache, part: EncoderInputs) -> Array:
     return probabilities * xp.astype(part.is_real, probabilities.dtype)[:, None, :, None]
 
 
-def _asking(mask: Mask, read: Array | None, source: Source | None) -> Asking | None:
+def _asking(mask: Mask, read: Array | None, source: Source | tuple[Source, ...] | None) -> Asking | None:
     """The tokens that are read [N], if not all of them are and the layout is packed."""
     if read is None or not isinstance(mask, PackedMask):
         return None
@@ -448,8 +552,9 @@ def _asking(mask: Mask, read: Array | None, source: Source | None) -> Asking | N
     own_mask, sentences = _runs(mask, rows) if mask.is_causal else (_parts(mask, read), slice(None))
     if source is None:
         return Asking(rows, own_mask)
-    assert isinstance(source.mask, PackedMask)  # as the tokens' is
-    of_sources = Spans(*(each[sentences] for each in source.mask.key))
+    source_mask = source.mask if isinstance(source, Source) else source[0].mask  # they have the same
+    assert isinstance(source_mask, PackedMask)  # as the tokens' is
+    of_sources = Spans(*(each[sentences] for each in source_mask.key))
     return Asking(rows, own_mask, PackedMask(own_mask.query, of_sources))
 
 

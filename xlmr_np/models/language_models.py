@@ -1,12 +1,16 @@
 """The encoder with the language-model head, reading masks from both sides or tokens from the left."""
 
 import logging
+import os
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Self, Unpack
 
 import numpy as np
 
-from xlmr_np.arrays import Array, array_namespace, to_device, to_numpy
+from xlmr_np.arrays import Array, array_namespace, device_context, to_device, to_numpy
 from xlmr_np.config import XLMRobertaConfig
+from xlmr_np.decoding.cache import KeyValueCache
+from xlmr_np.decoding.generation_config import GENERATION_CONFIG_FILE, GenerationConfig
 from xlmr_np.heads.causal_lm import next_token_labels
 from xlmr_np.heads.masked_lm import (
     MaskedLMParams,
@@ -24,6 +28,7 @@ from xlmr_np.models.on_device import on_device
 from xlmr_np.models.pretrained import ModelParams
 from xlmr_np.ops.reference import TopK
 from xlmr_np.outputs import CausalLMOutput, MaskedLMOutput
+from xlmr_np.weights.files import locate
 from xlmr_np.weights.loading import Loaded
 from xlmr_np.weights.specification import (
     DECODER_BIAS,
@@ -300,6 +305,16 @@ class XLMRobertaForCausalLM(LanguageModel):
     def _assemble(self, config: XLMRobertaConfig, loaded: Loaded, device: str, attention: str | None) -> None:
         super()._assemble(config, loaded, device, attention)
         self.config.is_decoder = True  # otherwise the tokens to be predicted would be seen
+        self.generation_config = GenerationConfig.from_model_config(self.config)
+
+    def _read_further_files(self, source: str | os.PathLike[str], location: dict[str, Any]) -> None:
+        path = locate(source, GENERATION_CONFIG_FILE, **location)
+        if path is not None:
+            self.generation_config = GenerationConfig.from_json_file(path)
+
+    def _further_files(self) -> dict[str, str]:
+        self.generation_config.validate()
+        return {GENERATION_CONFIG_FILE: self.generation_config.to_json_string()}
 
     @on_device
     def forward(
@@ -315,6 +330,7 @@ class XLMRobertaForCausalLM(LanguageModel):
         past_key_values: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: Any = 0,
+        cache_position: Any = None,
         *,
         shift_labels: Any = None,
         num_items_in_batch: float | None = None,
@@ -332,11 +348,12 @@ class XLMRobertaForCausalLM(LanguageModel):
             encoder_attention_mask: see there.
             labels: [B, T], usually the ids themselves: each is compared with what the place before it predicts. -100
                 leaves a token out of the loss, as every padding token must be; one behind padding has no predictor.
-            past_key_values: must be None, as there is no cache yet.
-            use_cache: has no effect yet.
+            past_key_values: see there; so is the next.
+            use_cache: see there.
             logits_to_keep: the places whose logits are computed and returned: 0 for all of them, n for the last n of
                 every row, places [K] or [B, K], or booleans [B, T]; see `xlmr_np.inputs.places_to_keep`. The last layer
                 is computed there alone. Not with labels, which say themselves where the loss reads.
+            cache_position: see there.
             shift_labels: [B, T] labels that stand at the place which predicts them, in place of `labels`.
             num_items_in_batch: divide the sum of the losses by this in place of the number of labels, as when a large
                 batch is computed in parts.
@@ -359,6 +376,8 @@ class XLMRobertaForCausalLM(LanguageModel):
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
+            use_cache=self._uses_cache(use_cache, attention_mask, labels is not None or shift_labels is not None),
+            cache_position=cache_position,
         )
         targets = self._targets(
             inputs,
@@ -376,8 +395,73 @@ class XLMRobertaForCausalLM(LanguageModel):
         else:
             loss = None
             encoded, logits = self._kept_logits(kept, inputs, requests)
-        requested = encoded.hidden_states, encoded.attentions, encoded.cross_attentions
-        return self._returned(CausalLMOutput(loss, logits, *requested), requests)
+        past, states = encoded.past_key_values, encoded.hidden_states
+        output = CausalLMOutput(loss, logits, past, states, encoded.attentions, encoded.cross_attentions)
+        return self._returned(output, requests)
+
+    def generate(
+        self,
+        input_ids: Any = None,
+        generation_config: GenerationConfig | None = None,
+        *,
+        attention_mask: Any = None,
+        inputs_embeds: Any = None,
+        encoder_hidden_states: Any = None,
+        encoder_attention_mask: Any = None,
+        past_key_values: KeyValueCache | None = None,
+        logits_processor: Iterable[Callable[[np.ndarray, Array], Array]] = (),
+        stopping_criteria: Iterable[Callable[[np.ndarray, Any], Any]] = (),
+        streamer: Any = None,
+        tokenizer: Any = None,
+        generator: np.random.Generator | None = None,
+        **settings: Any,
+    ) -> Any:
+        """Go on with texts, token by token: greedily, by sampling (`do_sample=True`), or by beam search (`num_beams`).
+
+        Args:
+            input_ids: [B, T] the prompts; None begins with `bos_token_id`. Padding on the right is moved to the left.
+            generation_config: what is asked for; None: `self.generation_config`.
+            attention_mask: [B, T], nonzero at tokens that are no padding; None: at those that are not `pad_token_id`.
+            inputs_embeds: [B, T, D] prompts as vectors in place of ids; the result then has the new tokens alone.
+            encoder_hidden_states: [B, S, D], as for `forward`.
+            encoder_attention_mask: [B, S], as for `forward`.
+            past_key_values: a cache that holds the first tokens of the prompts already; it grows.
+            logits_processor: functions of (ids [B, T], scores [B, V]) that return changed scores, after all others.
+            stopping_criteria: functions of (ids [B, T], scores) that return a boolean for all texts or for each.
+            streamer: its `put(ids)` gets the prompt and then each token, and its `end()` is called at the end; if the
+                generation fails, `abort(error)` in its place, if there is one. For one text.
+            tokenizer: for `stop_strings`.
+            generator: draws the tokens; None takes fresh randomness.
+            **settings: of `GenerationConfig`, such as `max_new_tokens=50`; they go before those of the config.
+
+        Returns:
+            [texts, T] token ids on the host, with `num_return_sequences` texts for each prompt one after the other, and
+            padding behind the end of those that are shorter; or with `return_dict_in_generate=True` a
+            `GenerateDecoderOnlyOutput`, of beams a `GenerateBeamDecoderOnlyOutput`.
+
+        Raises:
+            ValueError: prompts are empty, too long or do not fit the model; settings contradict each other.
+            TypeError: a setting has an unknown name, or ids are no integers.
+        """
+        from xlmr_np.decoding.generation import generate
+
+        with device_context(self.device):
+            return generate(
+                self,
+                input_ids,
+                generation_config,
+                attention_mask=attention_mask,
+                inputs_embeds=inputs_embeds,
+                encoder_hidden_states=encoder_hidden_states,
+                encoder_attention_mask=encoder_attention_mask,
+                past_key_values=past_key_values,
+                logits_processor=logits_processor,
+                stopping_criteria=stopping_criteria,
+                streamer=streamer,
+                tokenizer=tokenizer,
+                generator=generator,
+                **settings,
+            )
 
     def _kept_logits(
         self, kept: tuple[np.ndarray, np.ndarray], inputs: EncoderInputs, requests: Requests

@@ -242,6 +242,7 @@ class XLMRobertaPreTrainedModel:
         model = cls.__new__(cls)
         model.num_threads = number_of_threads
         model._assemble(config, loaded, device_name, attn_implementation)
+        model._read_further_files(source, location)
         if output_loading_info:
             report = loaded.report
             return model, {
@@ -251,6 +252,13 @@ class XLMRobertaPreTrainedModel:
                 "error_msgs": [],
             }
         return model
+
+    def _read_further_files(self, source: str | os.PathLike[str], location: dict[str, Any]) -> None:
+        """What a checkpoint of this class has besides its config and weights."""
+
+    def _further_files(self) -> dict[str, str]:
+        """The contents of these files, by name."""
+        return {}
 
     @classmethod
     def from_config(cls, config: XLMRobertaConfig, **settings: Any) -> Self:
@@ -432,10 +440,10 @@ class XLMRobertaPreTrainedModel:
         config.tie_word_embeddings = self.is_tied
         config.validate()
         self._check_describes_params(config)
-        text = config.to_json_string()
+        text, further = config.to_json_string(), self._further_files()
         path.mkdir(parents=True, exist_ok=True)
         tensors = {name: to_numpy(array) for name, array in self._saved().items()}
-        save_tensors(path, tensors, max_shard_size, {CONFIG_FILE: text})
+        save_tensors(path, tensors, max_shard_size, {CONFIG_FILE: text, **further})
 
     @property
     def is_tied(self) -> bool:

@@ -28,8 +28,9 @@ def cut(mask: PackedMask, token_cost: int, number_of_threads: int) -> list[Shard
         number_of_threads: that run them.
     """
     is_there = np.asarray(mask.query.lengths) > 0
-    starts, lengths = (np.asarray(each)[is_there] for each in mask.query)
-    costs = lengths * (token_cost + lengths)
+    query, key = (Spans(*(np.asarray(each)[is_there] for each in spans)) for spans in (mask.query, mask.key))
+    lengths = query.lengths
+    costs = lengths * (token_cost + key.lengths)
     total_tokens, total_cost = int(lengths.sum()), int(costs.sum())
     if total_tokens < number_of_threads * FEWEST_TOKENS:
         return []
@@ -37,7 +38,7 @@ def cut(mask: PackedMask, token_cost: int, number_of_threads: int) -> list[Shard
     for number in (number_of_threads * fewest * finer for finer in (1, 2, 3)):  # smaller shards can be more even
         groups = _groups(costs, number)
         if _time(costs, groups, number_of_threads) <= SHARING_AN_OPERATION * total_cost / number_of_threads:
-            return [_shard(starts[group], lengths[group], mask.is_causal) for group in groups]
+            return [_shard(query, key, group, mask) for group in groups]
     return []
 
 
@@ -58,6 +59,10 @@ def _time(costs: np.ndarray, groups: list[slice], number_of_threads: int) -> int
     return max(busy_until)
 
 
-def _shard(starts: np.ndarray, lengths: np.ndarray, is_causal: bool) -> Shard:
-    spans = Spans(starts - starts[0], lengths)
-    return Shard(slice(int(starts[0]), int(starts[-1] + lengths[-1])), PackedMask(spans, spans, is_causal))
+def _shard(query: Spans, key: Spans, group: slice, mask: PackedMask) -> Shard:
+    starts, lengths = query.starts[group], query.lengths[group]
+    own_query = Spans(starts - starts[0], lengths)
+    is_own_key = mask.key is mask.query  # otherwise keys lie in a store that all shards see
+    own_key = own_query if is_own_key else Spans(key.starts[group], key.lengths[group])
+    tokens = slice(int(starts[0]), int(starts[-1] + lengths[-1]))
+    return Shard(tokens, PackedMask(own_query, own_key, mask.is_causal))
