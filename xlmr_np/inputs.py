@@ -152,7 +152,8 @@ def prepare_inputs(
 
 def _mask_of_new_tokens(attention_mask: Any, shape: tuple[int, ...], cache: KeyValueCache) -> Array:
     """The part [B, T] of a mask [B, P + T] whose first P columns say again which tokens of the cache are real."""
-    mask, seen = rectangle("attention_mask", attention_mask), cache.get_seq_length()
+    mask = numbers_of_mask("attention_mask", rectangle("attention_mask", attention_mask))
+    seen = cache.get_seq_length()
     if mask.shape != (shape[0], seen + shape[1]):
         raise ValueError(
             f"attention_mask has shape {mask.shape}; with {seen} cached tokens a sentence and {shape[1]} new ones it "

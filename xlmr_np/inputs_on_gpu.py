@@ -88,8 +88,10 @@ def prepare_inputs_on_gpu(
             check_shape(name, index, shape)
     if attention_mask is not None:
         check_shape("attention_mask", attention_mask, shape)
-        if attention_mask.dtype.kind not in "biuf":  # bfloat16
+        if attention_mask.dtype.name == "bfloat16":
             attention_mask = xp.astype(attention_mask, xp.float32)
+        if attention_mask.dtype.kind not in "biuf":
+            raise ValueError(no_mask(attention_mask))
 
     sizes = config.vocab_size, config.type_vocab_size, config.max_position_embeddings
     fields = "vocab_size", "type_vocab_size", "max_position_embeddings"

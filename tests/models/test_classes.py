@@ -472,12 +472,13 @@ def test_kept_logits_are_the_references(causal: tuple, wanted: Any, side: str, i
     assert ours.loss is None
 
 
-def test_what_a_cache_would_need_is_refused(causal: tuple) -> None:
+def test_a_cache_is_returned_unless_it_is_declined(causal: tuple) -> None:
     model, _ = causal
     ids = random_ids([4])
-    np.testing.assert_array_equal(model(ids, use_cache=True).logits, model(ids).logits)
-    with pytest.raises(NotImplementedError, match="to take past_key_values yet"):
-        model(ids, past_key_values=((ids, ids),))
+    assert model(ids, use_cache=True).past_key_values.get_seq_length() == ids.shape[1]
+    assert model(ids, use_cache=False).past_key_values is None
+    assert model(ids, labels=ids).past_key_values is None
+    assert model(ids, attention_mask=np.ones((1, 4, 4))).past_key_values is None
 
 
 # What all classes share

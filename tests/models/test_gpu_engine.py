@@ -1,5 +1,7 @@
 """Whole models on the GPU engine, its kernels executed in emulation, against the same weights on the CPU in float64."""
 
+import copy
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,7 +14,7 @@ import xlmr_np
 from tests.cuda_emulator import EmulatedGpu, why_not
 from tests.ops.calls import DTYPES
 from tests.reference_models import TINY, random_ids
-from xlmr_np import XLMRobertaConfig, XLMRobertaModel, trees
+from xlmr_np import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel, trees
 from xlmr_np.inputs import prepare_inputs
 from xlmr_np.inputs_on_gpu import prepare_inputs_on_gpu
 from xlmr_np.layers.attention import PackedMask
@@ -20,7 +22,7 @@ from xlmr_np.ops.engines import gpu_engine
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"kernels cannot be executed here: {why_not()}")
 
-SHAPE = {**TINY, "hidden_size": 64, "num_attention_heads": 2, "initializer_range": 0.1}
+SHAPE = {**TINY, "hidden_size": 64, "num_attention_heads": 2, "initializer_range": 0.1, "use_cache": False}
 CLASSES = (
     "XLMRobertaModel",
     "XLMRobertaForMaskedLM",
@@ -163,6 +165,47 @@ def test_what_overflows_in_float16_is_an_error() -> None:
     model.params = model.params._replace(encoder=model.params.encoder._replace(layers=layers))
     with pytest.raises(FloatingPointError, match=r"left the range of float16 .* dtype='bfloat16'"):
         model(random_ids([5], SHAPE["vocab_size"]))
+
+
+@pytest.mark.parametrize("what", ["logits", "the likeliest tokens", "loss"])
+def test_what_overflows_in_a_head_is_an_error(what: str) -> None:
+    model = XLMRobertaForMaskedLM(XLMRobertaConfig(**SHAPE), generator=np.random.default_rng(0), dtype="float16")
+    model.engine = gpu_engine(EmulatedGpu())
+    dense = model.params.head.dense
+    large = dense._replace(weight=6e4 * np.sign(dense.weight))
+    model.params = model.params._replace(head=model.params.head._replace(dense=large))
+    ids = random_ids([5], SHAPE["vocab_size"])
+    calls: dict[str, Callable[[], Any]] = {
+        "logits": lambda: model(ids),
+        "the likeliest tokens": lambda: model.predict(ids, where=ids != 1, k=2),
+        "loss": lambda: model.loss(input_ids=ids, labels=ids),
+    }
+    with pytest.raises(FloatingPointError, match=r"left the range of float16 .* dtype='bfloat16'"):
+        calls[what]()
+
+
+def test_weights_of_several_types_are_computed_in_that_of_the_token_table() -> None:
+    """As some fine-tunes store them: a head in float32 on a body in float16; norms in float32."""
+    model = model_of("XLMRobertaForMaskedLM", "float16", True)
+    expected = model(**arguments("XLMRobertaForMaskedLM")).logits
+    wide = trees.map_leaves(lambda leaf: None if leaf is None else leaf.astype(np.float32), model.params.head)
+    norm = trees.map_leaves(lambda leaf: leaf.astype(np.float32), model.params.encoder.embeddings.layer_norm)
+    encoder = model.params.encoder
+    mixed = copy.copy(model)
+    mixed.params = model.params._replace(
+        head=wide, encoder=encoder._replace(embeddings=encoder.embeddings._replace(layer_norm=norm))
+    )
+    np.testing.assert_array_equal(mixed(**arguments("XLMRobertaForMaskedLM")).logits, expected)
+    embeddings = np.random.default_rng(0).normal(size=(2, 5, SHAPE["hidden_size"]))
+    ours, same = (each(inputs_embeds=embeddings).logits for each in (mixed, model))
+    np.testing.assert_array_equal(ours, same)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_training_in_half_types_is_refused(dtype: str) -> None:
+    model, ids = model_of("XLMRobertaForMaskedLM", dtype, True), random_ids([5], SHAPE["vocab_size"])
+    with pytest.raises(NotImplementedError, match=f"float32 and float64 so far, and this one is in {dtype}; load it"):
+        model.loss_and_gradients(input_ids=ids, labels=ids)
 
 
 # --- inputs that are on the GPU already ---

@@ -225,8 +225,8 @@ def numbers_of_shards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
     cut = encoding.cut
 
-    def counted(*arguments: Any) -> Any:
-        shards = cut(*arguments)
+    def counted(*arguments: Any, **named: Any) -> Any:
+        shards = cut(*arguments, **named)
         numbers.append(len(shards))
         return shards
 

@@ -53,8 +53,7 @@ class CachedSource(NamedTuple):
         Raises:
             ValueError: they are others.
         """
-        starts, lengths = self.spans
-        rows = np.concatenate([np.arange(start, start + length) for start, length in zip(starts, lengths, strict=True)])
+        rows = self.rows
         kept = self.states if np.array_equal(rows, np.arange(len(self.states))) else self.states[rows]
         is_same = np.array_equal(is_real, self.is_real) and states.shape == kept.shape and bool((states == kept).all())
         if not is_same:
@@ -64,14 +63,24 @@ class CachedSource(NamedTuple):
             )
 
     @property
-    def places(self) -> Int[np.ndarray, "B S"]:
-        """The row of every token of the sources, for the padded layout; at padding, of any."""
-        starts = self.spans.starts[:, None]
-        return np.where(self.is_real, starts + self.is_real.cumsum(axis=1) - 1, np.minimum(starts, self._last_row))
+    def rows(self) -> Int[np.ndarray, " N"]:
+        """Of all sentences' sources, one after the other."""
+        return np.concatenate([np.arange(start, start + length) for start, length in zip(*self.spans, strict=True)])
 
-    @property
-    def _last_row(self) -> int:
-        return max(0, int(self.layers[0].key.shape[0]) - 1)
+
+def check_past(past_key_values: Any, use_cache: bool | None) -> None:
+    """Refuse what is no cache, and one that is not to be used.
+
+    Raises:
+        TypeError: it is something else.
+        ValueError: there is one, and `use_cache` is False.
+    """
+    if not isinstance(past_key_values, KeyValueCache | None):
+        raise TypeError(
+            f"past_key_values must be a KeyValueCache, as a forward pass returns it, not {past_key_values!r:.60}."
+        )
+    if past_key_values is not None and use_cache is False:
+        raise ValueError("past_key_values are given with use_cache=False; leave one of them out.")
 
 
 class KeyValueCache:
@@ -130,17 +139,18 @@ class KeyValueCache:
             ValueError: the cache is another model's, or of another number of sentences.
         """
         sentences = len(is_real)
-        if self._shape is None:
+        is_empty = self.get_seq_length() == 0 and self.source is None
+        if is_empty and (self._shape, len(self._is_real)) != (shape, sentences):
+            self._shape, self._stores = shape, ()
             self._is_real = self._is_counted = np.zeros((sentences, 0), bool)
-        elif self._shape != shape:
+        if self._shape != shape:
             raise ValueError(f"The cache was filled by another model: it is of {self._shape}, this model of {shape}.")
         if sentences != len(self._is_real):
             raise ValueError(
                 f"The cache holds {len(self._is_real)} sentences, and {sentences} came; select() chooses some."
             )
-        self._shape = shape
         step = CacheStep(self, is_real, is_counted)
-        self._reserve(int(step.lengths.max(initial=0)))
+        self._reserve(int(step.lengths.max(initial=1)))
         return step
 
     def crop(self, length: int) -> None:
@@ -150,7 +160,7 @@ class KeyValueCache:
             ValueError: the cache holds fewer.
         """
         seen = self.get_seq_length()
-        if not -seen <= length <= seen:
+        if not isinstance(length, int | np.integer) or not -seen <= length <= seen:
             raise ValueError(f"The cache holds {seen} tokens of a sentence; it cannot be cropped to {length}.")
         self._is_real, self._is_counted = self._is_real[:, :length], self._is_counted[:, :length]
 
@@ -165,8 +175,8 @@ class KeyValueCache:
             raise ValueError(f"The cache holds the sentences 0 to {number - 1}; {sentences!r:.80} asks for others.")
         if np.array_equal(chosen, np.arange(number)):
             return
+        self._stores = self._rebuilt(chosen, self._capacity)
         self._is_real, self._is_counted = self._is_real[chosen], self._is_counted[chosen]
-        self._rebuild(chosen, self._capacity)
         if self.source is not None:
             spans = Spans(*(each[chosen] for each in self.source.spans))
             self.source = self.source._replace(spans=spans, is_real=self.source.is_real[chosen])
@@ -177,8 +187,8 @@ class KeyValueCache:
         Raises:
             ValueError: these are more or fewer, or there is no such sentence.
         """
-        if len(beams) != len(self._is_real):
-            raise ValueError(f"The cache holds {len(self._is_real)} sentences; {len(beams)} are no order of them.")
+        if np.shape(beams) != self._is_real.shape[:1]:
+            raise ValueError(f"The cache holds {len(self._is_real)} sentences; {beams!r:.80} is no order of them.")
         self.select(beams)
 
     def _reserve(self, tokens: int) -> None:
@@ -186,30 +196,30 @@ class KeyValueCache:
         assert self._shape is not None
         if self._stores and tokens <= self._capacity:
             return
-        old_capacity, self._capacity = self._capacity, max(self._capacity, -(-tokens // BLOCK) * BLOCK)
-        sentences = len(self._is_real)
+        capacity, sentences = max(self._capacity, -(-tokens // BLOCK) * BLOCK), len(self._is_real)
         if self._stores:
-            self._rebuild(np.arange(sentences), old_capacity)
-            return
-        layers, heads, width, dtype, device = self._shape
-        size = sentences * self._capacity, heads, width
-        self._stores = tuple(
-            SourceKeysValues(zeros(size, dtype, device), zeros(size, dtype, device)) for _ in range(layers)
-        )
+            stores = self._rebuilt(np.arange(sentences), capacity)
+        else:
+            layers, heads, width, dtype, device = self._shape
+            size = sentences * capacity, heads, width
+            stores = tuple(
+                SourceKeysValues(zeros(size, dtype, device), zeros(size, dtype, device)) for _ in range(layers)
+            )
+        self._stores, self._capacity = stores, capacity
 
-    def _rebuild(self, chosen: Int[np.ndarray, " b"], old_capacity: int) -> None:
-        """New stores of these of the old ones' sentences, as wide as the capacity is now."""
+    def _rebuilt(self, chosen: Int[np.ndarray, " b"], capacity: int) -> tuple[SourceKeysValues, ...]:
+        """The stores of these sentences, with room for so many tokens of each; nothing else is changed."""
         taken = int(self._is_real.sum(axis=1).max(initial=0))
 
         def rebuilt(old: Float[Array, "old_rows H W"]) -> Float[Array, "rows H W"]:
             xp, features = array_namespace(old), old.shape[1:]
-            old_stretches = xp.reshape(old, (-1, old_capacity, *features))
-            new = xp.zeros((len(chosen), self._capacity, *features), dtype=old.dtype, device=old.device)
+            old_stretches = xp.reshape(old, (-1, self._capacity, *features))
+            new = xp.zeros((len(chosen), capacity, *features), dtype=old.dtype, device=old.device)
             for place, sentence in enumerate(chosen.tolist()):
                 new[place, :taken, ...] = old_stretches[sentence, :taken, ...]
             return xp.reshape(new, (-1, *features))
 
-        self._stores = tuple(SourceKeysValues(*(rebuilt(array) for array in store)) for store in self._stores)
+        return tuple(SourceKeysValues(*(rebuilt(array) for array in store)) for store in self._stores)
 
 
 class CacheStep:

@@ -1,5 +1,7 @@
 """A batch of texts that a model continues, token by token."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +18,7 @@ class Prompt(NamedTuple):
     ids: Int[np.ndarray, "B T"]  # none (T is 0) where there are embeddings
     is_real: Bool[np.ndarray, "B T"]
     embeddings: Float[np.ndarray, "B T D"] | None = None
-    source: dict[str, Any] | None = None  # encoder_hidden_states and encoder_attention_mask, for cross-attention
+    source: Mapping[str, Any] = MappingProxyType({})  # encoder_hidden_states and encoder_attention_mask, for cross-attention
 
 
 class Continuation:
@@ -45,7 +47,8 @@ class Continuation:
         self.ids, self.is_real = prompt.ids, prompt.is_real
         self.outputs: list[CausalLMOutput] = []
         self.cache, self._model, self._requests = cache, model, requests
-        self._embeddings, self._source = prompt.embeddings, prompt.source or {}
+        self._pad_id = model.config.pad_token_id
+        self._embeddings, self._source = prompt.embeddings, prompt.source
         self._counts_from_zero = position_mode == "huggingface"
 
     @property
@@ -66,10 +69,12 @@ class Continuation:
             past_key_values=self.cache,
             use_cache=self.cache is not None,
             logits_to_keep=1,
-            **self._source_to_come(),
+            **self._source,
             **self._requests,
             return_dict=True,
         )
+        if self.cache is not None:
+            self._source = {}  # the cache has its keys and values
         if any(self._requests.values()):
             self.outputs.append(output)
         return at_least_float32(output.logits[:, -1, :])
@@ -77,17 +82,14 @@ class Continuation:
     def _tokens(self, seen: int) -> dict[str, Any]:
         """The tokens from number `seen` on, as the model takes them."""
         if self._embeddings is None:
-            return {"input_ids": self.ids[:, seen:]}
+            ids = np.where(self.is_real, self.ids, self._pad_id)  # which positions do not count, whatever stands there
+            return {"input_ids": ids[:, seen:]}
         from_embeddings = self._embeddings.shape[1]
         if seen >= from_embeddings:
             return {"input_ids": self.ids[:, seen - from_embeddings :]}
         table = self._model.get_input_embeddings()
         generated = to_numpy(at_least_float32(table[self.ids]))
         return {"inputs_embeds": np.concatenate([self._embeddings, generated], axis=1)[:, seen:]}
-
-    def _source_to_come(self) -> dict[str, Any]:
-        """What cross-attention sees, unless the cache has its keys and values already."""
-        return self._source if self.cache is None or self.cache.source is None else {}
 
     def append(self, tokens: Int[np.ndarray, " B"], goes_on: Bool[np.ndarray, " B"]) -> None:
         """One more token for each text, which is padding where the text does not go on."""
@@ -102,5 +104,5 @@ class Continuation:
         if self.cache is not None:
             self.cache.select(texts)
         self._source = {
-            name: None if each is None else to_numpy(each)[texts] for name, each in self._source_to_come().items()
+            name: None if each is None else to_numpy(each)[texts] for name, each in self._source.items()
         }

@@ -2,9 +2,10 @@
 
 import copy
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Int
@@ -12,7 +13,7 @@ from jaxtyping import Int
 from xlmr_np.arrays import array_namespace, as_generator
 from xlmr_np.config import XLMRobertaConfig
 from xlmr_np.decoding.beam_search import NOTHING, Beams, BeamSetting, search_beams
-from xlmr_np.decoding.cache import KeyValueCache
+from xlmr_np.decoding.cache import KeyValueCache, check_past
 from xlmr_np.decoding.continuation import Continuation, Prompt
 from xlmr_np.decoding.generation_config import GenerationConfig, unknown_setting
 from xlmr_np.decoding.processors import ScoresFunction, processors_for
@@ -20,7 +21,7 @@ from xlmr_np.decoding.sampling import draw, likeliest_token
 from xlmr_np.decoding.stopping import StoppingFunction, stopping_for
 from xlmr_np.decoding.token_by_token import Steps, continue_token_by_token
 from xlmr_np.decoding.warpers import warpers_for
-from xlmr_np.inputs import check_shape, longest_sequence, read_array, rectangle
+from xlmr_np.inputs import longest_sequence, read_array, visibility
 from xlmr_np.outputs import GenerateBeamDecoderOnlyOutput, GenerateDecoderOnlyOutput
 
 logger = logging.getLogger("xlmr_np")
@@ -44,33 +45,30 @@ def generate(
     **settings: Any,
 ) -> Int[np.ndarray, "texts T"] | GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput:
     """See `XLMRobertaForCausalLM.generate`."""
-    config = _merged(model, generation_config, settings)
-    source = {"encoder_hidden_states": encoder_hidden_states, "encoder_attention_mask": encoder_attention_mask}
-    prompt = _prompt(config, input_ids, attention_mask, inputs_embeds)._replace(source=source)
-    prompts, prompt_length = prompt.is_real.shape
-    copies = max(config.num_beams, config.num_return_sequences)
-    if streamer is not None and prompts * copies > 1:
-        raise ValueError("A streamer shows one text while it grows; give one prompt, and no beams or further texts.")
-    new_tokens = _limit(config, prompt, model.config)
-    length, ends = prompt.ids.shape[1], config.eos_ids
-    processors = processors_for(config, length, ends, model.config.vocab_size, logits_processor)
-    processors += warpers_for(config, ends)
-    criteria = stopping_for(config, length, ends, tokenizer, stopping_criteria)
-    chance = as_generator(generator) if config.do_sample else None
-    keeps = config.output_scores, config.output_logits
-
-    cache = past_key_values
-    if cache is None and config.use_cache and model.config.is_decoder:
-        cache = KeyValueCache(prompt_length + new_tokens)
-    texts = Continuation(
-        model,
-        prompt,
-        cache,
-        config.position_mode,
-        output_attentions=config.return_dict_in_generate and config.output_attentions,
-        output_hidden_states=config.return_dict_in_generate and config.output_hidden_states,
-    )
-    try:
+    with _ending(streamer):
+        config = _merged(model, generation_config, settings)
+        source = {"encoder_hidden_states": encoder_hidden_states, "encoder_attention_mask": encoder_attention_mask}
+        prompt = _prompt(config, input_ids, attention_mask, inputs_embeds)._replace(source=source)
+        prompts = len(prompt.is_real)
+        copies = max(config.num_beams, config.num_return_sequences)
+        if streamer is not None and prompts * copies > 1:
+            raise ValueError("A streamer shows one text while it grows; give one prompt, and no beams or further texts.")
+        new_tokens = _limit(config, prompt, model.config)
+        length, ends = prompt.ids.shape[1], config.eos_ids
+        processors = processors_for(config, length, ends, model.config.vocab_size, logits_processor)
+        processors += warpers_for(config, ends)
+        criteria = stopping_for(config, length, ends, tokenizer, stopping_criteria)
+        generator = as_generator(generator)
+        chance = generator if config.do_sample else None
+        keeps = config.output_scores, config.output_logits
+        texts = Continuation(
+            model,
+            prompt,
+            _cache(config, prompt, past_key_values, new_tokens) if model.config.is_decoder else None,
+            config.position_mode,
+            output_attentions=config.return_dict_in_generate and config.output_attentions,
+            output_hidden_states=config.return_dict_in_generate and config.output_hidden_states,
+        )
         if streamer is not None:
             streamer.put(prompt.ids)
         logits = texts.logits()  # of each prompt once, however many texts it is to have
@@ -86,13 +84,20 @@ def generate(
             setting = BeamSetting(config.num_beams, new_tokens, len(ends), penalty, early_stopping)
             ended, steps = search_beams(texts, logits, processors, criteria, setting, chance, keeps)
             record = _best(config, prompt, ended, _kept(config, steps, texts, copies))
+    return record if config.return_dict_in_generate else record.sequences
+
+
+@contextmanager
+def _ending(streamer: Any) -> Iterator[None]:
+    """Says to the streamer that the text is at its end, or that there will be none because of an error."""
+    try:
+        yield
     except BaseException as error:
         if hasattr(streamer, "abort"):
             streamer.abort(error)
         raise
     if streamer is not None:
         streamer.end()
-    return record if config.return_dict_in_generate else record.sequences
 
 
 def _merged(model: Any, given: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:
@@ -140,10 +145,12 @@ def _prompt(config: GenerationConfig, input_ids: Any, attention_mask: Any, input
         ids = read_array("input_ids", input_ids, "iu", ("batch", "tokens")).astype(np.int64)
         may_be_padded = config.pad_token_id is not None and config.pad_token_id not in config.eos_ids
         is_real = ids != config.pad_token_id if may_be_padded else np.ones(ids.shape, bool)
-    if attention_mask is not None:
-        mask = rectangle("attention_mask", attention_mask)
-        check_shape("attention_mask", mask, is_real.shape)
-        is_real = mask != 0
+    is_real, is_visible = visibility(attention_mask, is_real, num_heads=1)
+    if is_visible is not None:
+        raise ValueError(
+            f"generate() takes an attention_mask of the shape {is_real.shape}, of which tokens are no padding; this one "
+            "says who sees whom."
+        )
     for row in np.flatnonzero(~is_real.any(axis=1))[:1]:
         raise ValueError(f"Prompt {row} has no token that is not padding; give it at least one, such as <s>.")
     if not is_real[:, -1].all():
@@ -182,8 +189,28 @@ def _limit(config: GenerationConfig, prompt: Prompt, model_config: XLMRobertaCon
         )
     config.max_length = config.min_length = None
     config.max_new_tokens = min(most - length, limit - longest)
-    config.min_new_tokens = max(0, least - length)
+    config.min_new_tokens = min(max(0, least - length), config.max_new_tokens)
     return config.max_new_tokens
+
+
+def _cache(config: GenerationConfig, prompt: Prompt, given: Any, new_tokens: int) -> KeyValueCache | None:
+    """The given cache, or a new one if the config asks for that.
+
+    Raises:
+        TypeError: the given one is none of ours.
+        ValueError: it is not to be used, or leaves nothing of the prompts to compute.
+    """
+    check_past(given, config.use_cache)
+    length = prompt.is_real.shape[1]
+    if given is None:
+        return KeyValueCache(length + new_tokens) if config.use_cache else None
+    cached = given.get_seq_length()
+    if cached >= length:
+        raise ValueError(
+            f"The cache holds {cached} tokens and the prompt has {length} in all; it must have more: those after the "
+            "cached ones are computed, and the last of them says what comes next."
+        )
+    return cast(KeyValueCache, given)
 
 
 def _kept(config: GenerationConfig, steps: Steps, texts: Continuation, copies: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from xlmr_np.arrays import Array, array_namespace, to_device
+from xlmr_np.arrays import Array, array_namespace, device_context, to_device
 from xlmr_np.config import XLMRobertaConfig
 from xlmr_np.heads.pooler import pooler_backward, pooler_forward
 from xlmr_np.inputs import first_token_backward, first_token_forward, pack, rectangle, unpack
@@ -53,6 +53,7 @@ class XLMRobertaModel(EncoderModel):
         encoder_attention_mask: Any = None,
         past_key_values: Any = None,
         use_cache: bool | None = None,
+        *,
         cache_position: Any = None,
         **requests: Unpack[Requests],
     ) -> BaseModelOutput | tuple[Any, ...]:
@@ -103,7 +104,7 @@ class XLMRobertaModel(EncoderModel):
                 first_token_forward(encoded.rows, inputs.is_real), self.params.head, self.engine.inference
             )
         last_hidden_state = unpack(encoded.rows, inputs.is_real)
-        return self._returned(BaseModelOutput(last_hidden_state, pooled, *encoded[1:]), requests)
+        return self._returned(BaseModelOutput(last_hidden_state, pooled, *encoded[1:]), requests, inputs.step)
 
     @on_device
     def vjp(
@@ -133,21 +134,22 @@ class XLMRobertaModel(EncoderModel):
         output = BaseModelOutput(unpack(training_pass.rows, inputs.is_real), pooled)
 
         def backward(d_last_hidden_state: Any = None, d_pooler_output: Any = None) -> Any:
-            if len(training_pass.cache.layers) < len(self.params.encoder.layers):
-                raise RuntimeError("A forward pass can be taken back once only; call vjp() again.")
-            xp = array_namespace(training_pass.rows)
-            d_rows, d_pooler = xp.zeros_like(training_pass.rows), None
-            if d_last_hidden_state is not None:
-                d_rows = d_rows + pack(self._like(d_last_hidden_state, output.last_hidden_state), inputs.is_real)
-            if pooler is not None:
-                d_pooled = xp.zeros_like(pooled) if d_pooler_output is None else self._like(d_pooler_output, pooled)
-                d_first, d_pooler = pooler_backward(d_pooled, pooler_cache, pooler, ops)
-                d_rows = d_rows + first_token_backward(d_first, inputs.is_real)
-            elif d_pooler_output is not None:
-                raise ValueError("d_pooler_output is given, but this model has no pooling layer.")
-            d_states, d_encoder = self._encoder_gradients(d_rows, inputs, training_pass)
-            gradients = ModelParams(d_encoder, d_pooler)
-            return gradients if d_states is None else (gradients, d_states)
+            with device_context(self.device):
+                if len(training_pass.cache.layers) < len(self.params.encoder.layers):
+                    raise RuntimeError("A forward pass can be taken back once only; call vjp() again.")
+                xp = array_namespace(training_pass.rows)
+                d_rows, d_pooler = xp.zeros_like(training_pass.rows), None
+                if d_last_hidden_state is not None:
+                    d_rows = d_rows + pack(self._like(d_last_hidden_state, output.last_hidden_state), inputs.is_real)
+                if pooler is not None:
+                    d_pooled = xp.zeros_like(pooled) if d_pooler_output is None else self._like(d_pooler_output, pooled)
+                    d_first, d_pooler = pooler_backward(d_pooled, pooler_cache, pooler, ops)
+                    d_rows = d_rows + first_token_backward(d_first, inputs.is_real)
+                elif d_pooler_output is not None:
+                    raise ValueError("d_pooler_output is given, but this model has no pooling layer.")
+                d_states, d_encoder = self._encoder_gradients(d_rows, inputs, training_pass)
+                gradients = ModelParams(d_encoder, d_pooler)
+                return gradients if d_states is None else (gradients, d_states)
 
         return output, backward
 

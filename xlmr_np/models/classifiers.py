@@ -107,6 +107,7 @@ class ClassifierModel(TaskModel):
         inputs, encoded = self._run(requests, **arguments)
         targets = self._targets(inputs, **labels)
         logits, _ = self._head_forward(encoded.rows, inputs, self.engine.inference, None)
+        self._checked(*trees.leaves(logits))
         loss = None if targets is None else targets.loss.forward(logits, targets.labels)[0]
         output = self._output(loss, logits, inputs, encoded.hidden_states, encoded.attentions)
         return self._returned(output, requests)

@@ -8,7 +8,7 @@ import numpy as np
 
 from xlmr_np import trees
 from xlmr_np.arrays import Array, array_namespace, as_generator, compute_dtype, to_device, to_numpy
-from xlmr_np.decoding.cache import CachedSource, KeyValueCache, StoreShape
+from xlmr_np.decoding.cache import CachedSource, CacheStep, KeyValueCache, StoreShape, check_past
 from xlmr_np.encoder import (
     Asking,
     EncoderCache,
@@ -39,6 +39,7 @@ from xlmr_np.layers.dropout import Dropout, Philox, TokenKey
 from xlmr_np.layers.encoder_layer import EncoderSetting, Source
 from xlmr_np.layers.self_attention import LayerDropout
 from xlmr_np.losses.cross_entropy import IGNORED_LABEL
+from xlmr_np.models.on_device import on_device
 from xlmr_np.models.pretrained import ATTENTION_LAYOUTS, ModelParams, XLMRobertaPreTrainedModel
 from xlmr_np.ops import Ops
 from xlmr_np.ops.cpu.shards import Shard, cut
@@ -165,15 +166,10 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             ValueError: only decoders have one; `cache_position` says otherwise than the cache; there is one, and
                 `use_cache` is False.
         """
+        check_past(past_key_values, use_cache)
         cache = past_key_values
-        if cache is not None and not isinstance(cache, KeyValueCache):
-            raise TypeError(
-                f"past_key_values must be a KeyValueCache, as a forward pass returns it, not {cache!r:.60}."
-            )
         if cache is not None and not self.config.is_decoder:
             raise ValueError("past_key_values are given, but only decoders (is_decoder=True) keep earlier tokens.")
-        if cache is not None and use_cache is False:
-            raise ValueError("past_key_values are given with use_cache=False; leave one of them out.")
         if cache is None and use_cache and self.config.is_decoder:
             cache = KeyValueCache()
         seen = 0 if cache is None else cache.get_seq_length()
@@ -215,16 +211,18 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             rows = inputs.source.states if is_packed else pack(inputs.source.states, inputs.source_is_real)
             step.source.check_same(to_numpy(inputs.source_is_real), rows)
         kept = step.source
+        is_real = self._to_device(kept.is_real)
         if isinstance(inputs.mask, PackedMask):
             mask: Mask = PackedMask(inputs.mask.query, Spans(*map(self._to_device, kept.spans)))
             sources = tuple(Source(each, mask) for each in kept.layers)
         else:
-            places = self._to_device(kept.places)
-            mask = PaddedMask(self._to_device(kept.is_real)[:, None, None, :])
+            mask = PaddedMask(is_real[:, None, None, :])
+            rows, xp = self._to_device(kept.rows), array_namespace(kept.states)
             sources = tuple(
-                Source(SourceKeysValues(each.key[places], each.value[places]), mask) for each in kept.layers
+                Source(SourceKeysValues(*(unpack(xp.take(packed, rows, axis=0), is_real) for packed in each)), mask)
+                for each in kept.layers
             )
-        return inputs._replace(source=sources, source_is_real=self._to_device(kept.is_real))
+        return inputs._replace(source=sources, source_is_real=is_real)
 
     def _prepare_tokens(
         self, output_attentions: bool, is_on_gpu: bool, arguments: dict[str, Any], caching: Caching | None
@@ -299,10 +297,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         *hidden_states, last = (real_rows(state, inputs) for state in states)
         if read is not None and (all_ask or not isinstance(inputs.mask, PackedMask)):
             last = pack(last, read)
-        if self.engine.check is not None:
-            self.engine.check(last)
-        if inputs.step is not None:
-            inputs.step.commit()
+        self._checked(last)
         chosen = dict(zip(sorted(selected), hidden_states, strict=True))
         return Encoded(
             last,
@@ -316,6 +311,12 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             tuple(attentions) if output_attentions else None,
             tuple(cross_attentions) if output_attentions and inputs.source is not None else None,
         )
+
+    def _checked(self, *results: Array) -> None:
+        """Refuse results beyond the range of float16, if that is what the model computes in (FloatingPointError)."""
+        if self.engine.check is not None and self._compute_dtype == np.float16:
+            for result in results:
+                self.engine.check(result)
 
     def _read(self, inputs: EncoderInputs, read: Array | None) -> Array | None:
         """Which of the N real tokens the head reads, given which of them are asked for; None: all."""
@@ -337,7 +338,8 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             return run(inputs, read, self.engine.inference)
         shards = []
         if isinstance(mask, PackedMask) and inputs.source is None and not _is_converted(self.params.encoder):
-            shards = cut(mask, 2 * config.hidden_size + config.intermediate_size, sharding.threads.number)
+            token_cost = 2 * config.hidden_size + config.intermediate_size
+            shards = cut(mask, token_cost, sharding.threads.number, keys_are_shared=inputs.past is not None)
         if not shards:
             with sharding.threads.held_together():
                 return run(inputs, read, self.engine.inference)
@@ -370,8 +372,10 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             raise TypeError(f"{type(self).__name__}.forward() got unknown arguments: {', '.join(sorted(unknown))}.")
         return self._prepare(self._wants_attentions(requests), **arguments)
 
-    def _returned(self, output: ModelOutput, requests: Requests) -> Any:
-        """The record, or its tuple if the call or the config asks for that."""
+    def _returned(self, output: ModelOutput, requests: Requests, step: CacheStep | None = None) -> Any:
+        """The record, or its tuple if the call or the config asks for that; its cache has the step's tokens now."""
+        if step is not None:
+            step.commit()
         requested = requests.get("return_dict")
         wants_record = self.config.return_dict if requested is None else requested
         return output.to_tuple() if wants_record is False else output
@@ -394,6 +398,11 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         """Run the encoder and keep what `_encoder_gradients` needs; the head reads where `read` [N] is True, or all."""
         if not to_numpy(inputs.is_real).any():
             raise ValueError("The batch holds no real token; there is nothing to learn from.")
+        if self.engine.gpu is not None and self._compute_dtype.itemsize < 4:
+            raise NotImplementedError(
+                f"On a GPU, models learn in float32 and float64 so far, and this one is in {self._compute_dtype.name}; "
+                "load it with dtype='float32'."
+            )
         params, setting = self._encoder(inputs)
         read = self._read(inputs, read)
         # What is dropped of attention depends on a query's place among those that ask: for first tokens the same.
@@ -513,6 +522,7 @@ class TaskModel(EncoderModel):
         """
         raise NotImplementedError
 
+    @on_device
     def number_of_labels(self, **batch: Any) -> int:
         """How many labels the loss of a training step is the mean of; for questions, those of the start.
 

@@ -96,7 +96,9 @@ class LanguageModel(TaskModel):
 
     def _logits(self, rows: Array) -> Array:
         """A logit for every token of the vocabulary at each of the N real tokens: [N, V]."""
-        return masked_lm_forward(rows, self._head(), self.config.layer_norm_eps, self.engine.inference)[0]
+        logits, _ = masked_lm_forward(rows, self._head(), self.config.layer_norm_eps, self.engine.inference)
+        self._checked(logits)
+        return logits
 
     def _counted(self, labels: np.ndarray, number_of_items: float | None = None) -> TokenTargets:
         """Those of the labels [N] of the real tokens that count."""
@@ -121,7 +123,9 @@ class LanguageModel(TaskModel):
         inputs, targets = self._training_inputs(batch)
         rows = self._encode(inputs, read=targets.is_labelled).rows
         head, eps, ops = self._head(), self.config.layer_norm_eps, self.engine.inference
-        return masked_lm_loss_forward(rows, head, targets.labels, eps, ops)[0] * targets.scale
+        loss, _ = masked_lm_loss_forward(rows, head, targets.labels, eps, ops)
+        self._checked(loss)
+        return loss * targets.scale
 
     def _loss_and_gradients(
         self,
@@ -287,9 +291,10 @@ class XLMRobertaForMaskedLM(LanguageModel):
         rows = self._encode(inputs, read=is_chosen).rows
         xp, head, ops = array_namespace(rows), self._head(), self.engine.inference
         transformed, _ = masked_lm_transform_forward(rows, head, self.config.layer_norm_eps, ops)
+        over_all, _ = ops.vocabulary_top_k.forward(transformed, head.decoder, k if target_ids is None else 1)
+        self._checked(over_all.log_sum_exp)
         if target_ids is None:
-            return ops.vocabulary_top_k.forward(transformed, head.decoder, k)[0]
-        over_all, _ = ops.vocabulary_top_k.forward(transformed, head.decoder, 1)
+            return over_all
         chosen = to_device(np.asarray(target_ids), self.device)
         decoder = LinearParams(*(xp.take(leaf, chosen, axis=0) for leaf in head.decoder))
         among, _ = ops.vocabulary_top_k.forward(transformed, decoder, k)
@@ -330,8 +335,8 @@ class XLMRobertaForCausalLM(LanguageModel):
         past_key_values: Any = None,
         use_cache: bool | None = None,
         logits_to_keep: Any = 0,
-        cache_position: Any = None,
         *,
+        cache_position: Any = None,
         shift_labels: Any = None,
         num_items_in_batch: float | None = None,
         **requests: Unpack[Requests],
@@ -397,7 +402,7 @@ class XLMRobertaForCausalLM(LanguageModel):
             encoded, logits = self._kept_logits(kept, inputs, requests)
         past, states = encoded.past_key_values, encoded.hidden_states
         output = CausalLMOutput(loss, logits, past, states, encoded.attentions, encoded.cross_attentions)
-        return self._returned(output, requests)
+        return self._returned(output, requests, inputs.step)
 
     def generate(
         self,

@@ -28,7 +28,7 @@ class Engine(NamedTuple):
         attention_with_probabilities: whose cache has the probabilities.
         sharding: None where a device shares out its work itself.
         gpu: what launches its kernels; None on a CPU.
-        check: refuses hidden states [N, D] of which a narrow type could not hold all; None where none is computed in.
+        check: refuses a result of a model in float16 that this type could not hold; None where float32 is computed in.
     """
 
     inference: Ops

@@ -19,13 +19,14 @@ class Shard(NamedTuple):
     mask: PackedMask
 
 
-def cut(mask: PackedMask, token_cost: int, number_of_threads: int) -> list[Shard]:
+def cut(mask: PackedMask, token_cost: int, number_of_threads: int, keys_are_shared: bool = False) -> list[Shard]:
     """Shards of nearly equal cost in order, or none where it is quicker to run all sentences at once.
 
     Args:
         mask: of self-attention.
         token_cost: of a token's own products, in units of what it spends on each token that it sees: 2 D + F.
         number_of_threads: that run them.
+        keys_are_shared: whether keys lie in one store for all shards, rather than with the tokens.
     """
     is_there = np.asarray(mask.query.lengths) > 0
     query, key = (Spans(*(np.asarray(each)[is_there] for each in spans)) for spans in (mask.query, mask.key))
@@ -38,7 +39,7 @@ def cut(mask: PackedMask, token_cost: int, number_of_threads: int) -> list[Shard
     for number in (number_of_threads * fewest * finer for finer in (1, 2, 3)):  # smaller shards can be more even
         groups = _groups(costs, number)
         if _time(costs, groups, number_of_threads) <= SHARING_AN_OPERATION * total_cost / number_of_threads:
-            return [_shard(query, key, group, mask) for group in groups]
+            return [_shard(query, key, group, mask.is_causal, keys_are_shared) for group in groups]
     return []
 
 
@@ -59,10 +60,9 @@ def _time(costs: np.ndarray, groups: list[slice], number_of_threads: int) -> int
     return max(busy_until)
 
 
-def _shard(query: Spans, key: Spans, group: slice, mask: PackedMask) -> Shard:
+def _shard(query: Spans, key: Spans, group: slice, is_causal: bool, keys_are_shared: bool) -> Shard:
     starts, lengths = query.starts[group], query.lengths[group]
     own_query = Spans(starts - starts[0], lengths)
-    is_own_key = mask.key is mask.query  # otherwise keys lie in a store that all shards see
-    own_key = own_query if is_own_key else Spans(key.starts[group], key.lengths[group])
+    own_key = Spans(key.starts[group], key.lengths[group]) if keys_are_shared else own_query
     tokens = slice(int(starts[0]), int(starts[-1] + lengths[-1]))
-    return Shard(tokens, PackedMask(own_query, own_key, mask.is_causal))
+    return Shard(tokens, PackedMask(own_query, own_key, is_causal))

@@ -5,17 +5,17 @@ from jaxtyping import Float
 from xlmr_np.arrays import Array, array_namespace
 
 
-def check_overflow(hidden_states: Float[Array, "N D"]) -> None:
-    """Refuse hidden states in float16 that are not finite: what overflowed in a layer is NaN after the next norm.
+def check_overflow(result: Float[Array, "*shape"]) -> None:
+    """Refuse a result in which something is infinite or NaN, as what overflowed in a layer is after the next norm.
 
-    Waits for the GPU to come to them.
+    Minus infinity is what padding and impossible choices get. Waits for the GPU to come to the result.
 
     Raises:
-        FloatingPointError: they are not.
+        FloatingPointError: there is such a number.
     """
-    xp = array_namespace(hidden_states)
-    if hidden_states.dtype == xp.float16 and not bool(xp.all(xp.isfinite(hidden_states))):
+    xp = array_namespace(result)
+    if not bool(xp.all(result < xp.inf)):
         raise FloatingPointError(
-            "The model's activations left the range of float16 (65,504); load it with dtype='bfloat16', which has the "
-            "range of float32."
+            "The model's activations, or the embeddings given to it, left the range of float16 (65,504); load it with "
+            "dtype='bfloat16', which has the range of float32."
         )
