@@ -11,10 +11,11 @@ from jaxtyping import install_import_hook
 
 # Every annotated array of these modules is checked on every call of the suite. This must come before anything imports
 # them.
-install_import_hook(
-    ["xlmr_np.layers", "xlmr_np.heads", "xlmr_np.losses", "xlmr_np.ops", "xlmr_np.encoder", "xlmr_np.inputs"],
-    "beartype.beartype",
-)
+CHECKED = ["layers", "heads", "losses", "ops", "encoder", "inputs"]
+# Not `decoding.generation_config`, whose class checks itself.
+CHECKED += ["decoding.beam_search", "decoding.cache", "decoding.continuation", "decoding.processors"]
+CHECKED += ["decoding.sampling", "decoding.stopping", "decoding.token_by_token", "decoding.warpers"]
+install_import_hook([f"xlmr_np.{name}" for name in CHECKED], "beartype.beartype")
 
 settings.register_profile("suite", deadline=None, derandomize=True)
 settings.load_profile("suite")

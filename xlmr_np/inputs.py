@@ -159,10 +159,12 @@ def _mask_of_new_tokens(attention_mask: Any, shape: tuple[int, ...], cache: KeyV
             f"attention_mask has shape {mask.shape}; with {seen} cached tokens a sentence and {shape[1]} new ones it "
             f"must be ({shape[0]}, {seen + shape[1]}), of both. For masks that say who sees whom, pass use_cache=False."
         )
-    for row, column in np.argwhere((mask[:, :seen] != 0) != cache.is_real)[:1] if seen else ():
+    is_real_before = cache.is_real
+    fits = len(is_real_before) == len(mask)  # or else the cache is new, or refuses other sentences
+    for row, column in np.argwhere((mask[:, :seen] != 0) != is_real_before)[:1] if fits else ():
         raise ValueError(
             f"attention_mask[{row}, {column}] is {mask[row, column]}, but that token was "
-            f"{'real' if cache.is_real[row, column] else 'hidden'} when it came into the cache; begin another one."
+            f"{'real' if is_real_before[row, column] else 'hidden'} when it came into the cache; begin another one."
         )
     return mask[:, seen:]
 

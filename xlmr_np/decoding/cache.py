@@ -25,6 +25,7 @@ class StoreShape(NamedTuple):
     width: int
     dtype: np.dtype
     device: str
+    sees_source: bool  # by cross-attention
 
 
 class CachedSource(NamedTuple):
@@ -93,7 +94,7 @@ class KeyValueCache:
         source: what cross-attention sees, once the first pass has made its keys and values.
     """
 
-    def __init__(self, capacity: int = 0) -> None:
+    def __init__(self, capacity: Any = 0) -> None:
         """An empty cache.
 
         Args:
@@ -153,7 +154,7 @@ class KeyValueCache:
         self._reserve(int(step.lengths.max(initial=1)))
         return step
 
-    def crop(self, length: int) -> None:
+    def crop(self, length: Any) -> None:
         """Forget all tokens but the first `length`, padding included; with a negative one, the last `-length`.
 
         Raises:
@@ -196,11 +197,13 @@ class KeyValueCache:
         assert self._shape is not None
         if self._stores and tokens <= self._capacity:
             return
-        capacity, sentences = max(self._capacity, -(-tokens // BLOCK) * BLOCK), len(self._is_real)
+        capacity, sentences = self._capacity, len(self._is_real)
+        if tokens > capacity:
+            capacity = -(-tokens // BLOCK) * BLOCK
         if self._stores:
             stores = self._rebuilt(np.arange(sentences), capacity)
         else:
-            layers, heads, width, dtype, device = self._shape
+            layers, heads, width, dtype, device, _ = self._shape
             size = sentences * capacity, heads, width
             stores = tuple(
                 SourceKeysValues(zeros(size, dtype, device), zeros(size, dtype, device)) for _ in range(layers)
@@ -210,16 +213,22 @@ class KeyValueCache:
     def _rebuilt(self, chosen: Int[np.ndarray, " b"], capacity: int) -> tuple[SourceKeysValues, ...]:
         """The stores of these sentences, with room for so many tokens of each; nothing else is changed."""
         taken = int(self._is_real.sum(axis=1).max(initial=0))
+        return tuple(
+            SourceKeysValues(*(_rebuilt(array, chosen, taken, self._capacity, capacity) for array in store))
+            for store in self._stores
+        )
 
-        def rebuilt(old: Float[Array, "old_rows H W"]) -> Float[Array, "rows H W"]:
-            xp, features = array_namespace(old), old.shape[1:]
-            old_stretches = xp.reshape(old, (-1, self._capacity, *features))
-            new = xp.zeros((len(chosen), capacity, *features), dtype=old.dtype, device=old.device)
-            for place, sentence in enumerate(chosen.tolist()):
-                new[place, :taken, ...] = old_stretches[sentence, :taken, ...]
-            return xp.reshape(new, (-1, *features))
 
-        return tuple(SourceKeysValues(*(rebuilt(array) for array in store)) for store in self._stores)
+def _rebuilt(
+    old: Float[Array, "old_rows H W"], chosen: Int[np.ndarray, " b"], taken: int, old_capacity: int, capacity: int
+) -> Float[Array, "rows H W"]:
+    """Another store of these sentences, with the rows of each that are taken."""
+    xp, features = array_namespace(old), old.shape[1:]
+    old_stretches = xp.reshape(old, (-1, old_capacity, *features))
+    new = xp.zeros((len(chosen), capacity, *features), dtype=old.dtype, device=old.device)
+    for place, sentence in enumerate(chosen.tolist()):
+        new[place, :taken, ...] = old_stretches[sentence, :taken, ...]
+    return xp.reshape(new, (-1, *features))
 
 
 class CacheStep:

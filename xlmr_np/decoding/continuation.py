@@ -1,7 +1,5 @@
 """A batch of texts that a model continues, token by token."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +16,7 @@ class Prompt(NamedTuple):
     ids: Int[np.ndarray, "B T"]  # none (T is 0) where there are embeddings
     is_real: Bool[np.ndarray, "B T"]
     embeddings: Float[np.ndarray, "B T D"] | None = None
-    source: Mapping[str, Any] = MappingProxyType({})  # encoder_hidden_states and encoder_attention_mask, for cross-attention
+    source: dict[str, Any] | None = None  # encoder_hidden_states and encoder_attention_mask, for cross-attention
 
 
 class Continuation:
@@ -48,7 +46,7 @@ class Continuation:
         self.outputs: list[CausalLMOutput] = []
         self.cache, self._model, self._requests = cache, model, requests
         self._pad_id = model.config.pad_token_id
-        self._embeddings, self._source = prompt.embeddings, prompt.source
+        self._embeddings, self._source = prompt.embeddings, prompt.source or {}
         self._counts_from_zero = position_mode == "huggingface"
 
     @property
@@ -87,6 +85,8 @@ class Continuation:
         from_embeddings = self._embeddings.shape[1]
         if seen >= from_embeddings:
             return {"input_ids": self.ids[:, seen - from_embeddings :]}
+        if self.ids.shape[1] == 0:
+            return {"inputs_embeds": self._embeddings[:, seen:]}
         table = self._model.get_input_embeddings()
         generated = to_numpy(at_least_float32(table[self.ids]))
         return {"inputs_embeds": np.concatenate([self._embeddings, generated], axis=1)[:, seen:]}
@@ -103,6 +103,4 @@ class Continuation:
             self._embeddings = self._embeddings[texts]
         if self.cache is not None:
             self.cache.select(texts)
-        self._source = {
-            name: None if each is None else to_numpy(each)[texts] for name, each in self._source.items()
-        }
+        self._source = {name: None if each is None else to_numpy(each)[texts] for name, each in self._source.items()}

@@ -46,13 +46,15 @@ def generate(
 ) -> Int[np.ndarray, "texts T"] | GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput:
     """See `XLMRobertaForCausalLM.generate`."""
     with _ending(streamer):
-        config = _merged(model, generation_config, settings)
+        config = merged_config(model, generation_config, settings)
         source = {"encoder_hidden_states": encoder_hidden_states, "encoder_attention_mask": encoder_attention_mask}
         prompt = _prompt(config, input_ids, attention_mask, inputs_embeds)._replace(source=source)
         prompts = len(prompt.is_real)
         copies = max(config.num_beams, config.num_return_sequences)
         if streamer is not None and prompts * copies > 1:
-            raise ValueError("A streamer shows one text while it grows; give one prompt, and no beams or further texts.")
+            raise ValueError(
+                "A streamer shows one text while it grows; give one prompt, and no beams or further texts."
+            )
         new_tokens = _limit(config, prompt, model.config)
         length, ends = prompt.ids.shape[1], config.eos_ids
         processors = processors_for(config, length, ends, model.config.vocab_size, logits_processor)
@@ -74,6 +76,7 @@ def generate(
         logits = texts.logits()  # of each prompt once, however many texts it is to have
         texts.select(np.repeat(np.arange(prompts), copies))
         logits = array_namespace(logits).repeat(logits, copies, axis=0)
+        record: GenerateDecoderOnlyOutput | GenerateBeamDecoderOnlyOutput
         if config.num_beams == 1:
             choose = likeliest_token if chance is None else partial(draw, generator=chance)
             pad_id = _pad_id(config)
@@ -100,7 +103,7 @@ def _ending(streamer: Any) -> Iterator[None]:
         streamer.end()
 
 
-def _merged(model: Any, given: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:
+def merged_config(model: Any, given: GenerationConfig | None, settings: dict[str, Any]) -> GenerationConfig:
     """What is asked for: by the call, or else by the config of the call or of the model; special tokens by any of them.
 
     Raises:
@@ -148,8 +151,8 @@ def _prompt(config: GenerationConfig, input_ids: Any, attention_mask: Any, input
     is_real, is_visible = visibility(attention_mask, is_real, num_heads=1)
     if is_visible is not None:
         raise ValueError(
-            f"generate() takes an attention_mask of the shape {is_real.shape}, of which tokens are no padding; this one "
-            "says who sees whom."
+            f"generate() takes an attention_mask of shape {is_real.shape}, which says what is padding; this one says "
+            "who sees whom."
         )
     for row in np.flatnonzero(~is_real.any(axis=1))[:1]:
         raise ValueError(f"Prompt {row} has no token that is not padding; give it at least one, such as <s>.")
@@ -164,6 +167,13 @@ def _prompt(config: GenerationConfig, input_ids: Any, attention_mask: Any, input
     return Prompt(ids, is_real, embeddings)
 
 
+def longest_text(config: GenerationConfig, model_config: XLMRobertaConfig) -> int:
+    """How many tokens a prompt and what is generated may have together."""
+    if config.position_mode == "huggingface":  # whose positions begin at 0
+        return model_config.max_position_embeddings
+    return longest_sequence(model_config)
+
+
 def _limit(config: GenerationConfig, prompt: Prompt, model_config: XLMRobertaConfig) -> int:
     """How many tokens may be generated; the config then says so, in new tokens.
 
@@ -171,9 +181,7 @@ def _limit(config: GenerationConfig, prompt: Prompt, model_config: XLMRobertaCon
         ValueError: none.
     """
     longest, length = int(prompt.is_real.sum(axis=1).max()), prompt.is_real.shape[1]
-    limit = longest_sequence(model_config)
-    if config.position_mode == "huggingface":
-        limit = model_config.max_position_embeddings
+    limit = longest_text(config, model_config)
     if longest >= limit:
         raise ValueError(
             f"A prompt has {longest} tokens, and this model takes texts of at most {limit}; shorten it, so that there "

@@ -94,9 +94,10 @@ class TextStreamer:
         return str(self.tokenizer.decode(self._line, **self.decode_settings))
 
     def _take_rest(self) -> str:
-        rest = self._text()[self._number_shown :]
-        self._is_at_prompt, self._line, self._number_shown = True, [], 0
-        return rest
+        try:
+            return self._text()[self._number_shown :]
+        finally:
+            self._is_at_prompt, self._line, self._number_shown = True, [], 0
 
 
 class TextIteratorStreamer(TextStreamer):
@@ -127,8 +128,10 @@ class TextIteratorStreamer(TextStreamer):
 
     def abort(self, error: BaseException) -> None:
         """Ends the iteration, after what was generated, by raising `error` there."""
-        self.on_finalized_text(self._take_rest())
-        self._parts.put(error)
+        try:
+            self.on_finalized_text(self._take_rest())
+        finally:
+            self._parts.put(error)
 
     def __iter__(self) -> "TextIteratorStreamer":
         return self

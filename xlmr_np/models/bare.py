@@ -95,7 +95,7 @@ class XLMRobertaModel(EncoderModel):
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
-            use_cache=self._uses_cache(use_cache, attention_mask),
+            use_cache=self._uses_cache(use_cache, past_key_values, attention_mask),
             cache_position=cache_position,
         )
         pooled = None

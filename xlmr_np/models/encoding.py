@@ -138,15 +138,17 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         source = {name: arguments.pop(name, None) for name in ("encoder_hidden_states", "encoder_attention_mask")}
         inputs = self._prepare_tokens(output_attentions, is_on_gpu, arguments, caching)
         is_cached = inputs.step is not None and inputs.step.source is not None
-        if not is_cached or source["encoder_hidden_states"] is not None:
+        if not is_cached or any(each is not None for each in source.values()):
             inputs = with_source(inputs, self.config, **source, dtype=self._compute_dtype)
         inputs = trees.map_leaves(self._to_device, inputs)
         return self._with_cached_source(inputs) if self.config.add_cross_attention and inputs.step else inputs
 
-    def _uses_cache(self, use_cache: bool | None, attention_mask: Any, has_labels: bool = False) -> bool:
+    def _uses_cache(
+        self, use_cache: bool | None, past_key_values: Any, attention_mask: Any, has_labels: bool = False
+    ) -> bool:
         """Whether a forward pass is to keep keys and values: as the call says, or the config, where it makes sense."""
-        if use_cache is not None:
-            return use_cache
+        if use_cache is not None or past_key_values is not None:
+            return use_cache is not False
         says_who_sees_whom = attention_mask is not None and np.ndim(attention_mask) > 2
         return self.config.use_cache and not has_labels and not says_who_sees_whom
 
@@ -175,8 +177,9 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         seen = 0 if cache is None else cache.get_seq_length()
         new = input_ids if inputs_embeds is None else inputs_embeds
         if cache_position is not None and new is not None:
-            expected = np.arange(seen, seen + np.shape(new)[1])
-            if not np.array_equal(rectangle("cache_position", cache_position), expected):
+            axes = rectangle("The input", new).shape
+            expected = range(seen, seen + axes[1]) if len(axes) > 1 else range(0)
+            if expected and not np.array_equal(rectangle("cache_position", cache_position), expected):
                 raise ValueError(
                     f"cache_position is {cache_position!r:.80}; with {seen} tokens in the cache it can only be "
                     f"{expected[0]} to {expected[-1]}. Leave it out."
@@ -184,9 +187,15 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         if cache is None:
             return None
         config = self.config
-        heads = config.num_attention_heads
-        shape = config.num_hidden_layers, heads, config.hidden_size // heads, np.dtype(self._compute_dtype), self.device
-        return Caching(cache, StoreShape(*shape))
+        shape = StoreShape(
+            config.num_hidden_layers,
+            config.num_attention_heads,
+            config.hidden_size // config.num_attention_heads,
+            np.dtype(self._compute_dtype),
+            self.device,
+            config.add_cross_attention,
+        )
+        return Caching(cache, shape)
 
     def _with_cached_source(self, inputs: EncoderInputs) -> EncoderInputs:
         """The inputs with the keys and values of their source in its place, which the cache has, or gets here.
@@ -422,7 +431,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             dropout,
             self.engine.first_run if checkpoint_layers else None,
             asking,
-            inputs.source,
+            _own_source(inputs),
         )
         rows = real_rows(x, inputs)
         if read is not None and asking is None:
@@ -492,7 +501,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             self.config.pad_token_id,
             training_pass.dropout,
             asking,
-            inputs.source,
+            _own_source(inputs),
         )
         if d_states is not None and isinstance(inputs.mask, PackedMask):
             d_states = unpack(d_states, inputs.source_is_real)
@@ -545,6 +554,12 @@ class TaskModel(EncoderModel):
         if targets is None:
             raise ValueError(f"A training step of {type(self).__name__} needs {' and '.join(self.label_names)}.")
         return inputs, targets.smoothed(smoothing) if smoothing else targets
+
+
+def _own_source(inputs: EncoderInputs) -> Source | None:
+    """What cross-attention sees in a pass without a cache."""
+    assert isinstance(inputs.source, Source | None)
+    return inputs.source
 
 
 def _of_real_queries(cache: AttentionCache, part: EncoderInputs) -> Array:

@@ -381,7 +381,9 @@ class XLMRobertaForCausalLM(LanguageModel):
             encoder_hidden_states=encoder_hidden_states,
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=past_key_values,
-            use_cache=self._uses_cache(use_cache, attention_mask, labels is not None or shift_labels is not None),
+            use_cache=self._uses_cache(
+                use_cache, past_key_values, attention_mask, labels is not None or shift_labels is not None
+            ),
             cache_position=cache_position,
         )
         targets = self._targets(
