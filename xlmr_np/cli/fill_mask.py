@@ -7,7 +7,14 @@ from itertools import tee
 from pathlib import Path
 from typing import Any
 
-from .source import add_model_argument, add_source_arguments, add_variant_argument, chosen_model, location
+from .source import (
+    add_device_arguments,
+    add_model_argument,
+    add_source_arguments,
+    add_variant_argument,
+    chosen_model,
+    loading,
+)
 from .terminal import columns, printable, read_texts, warnings_on_one_line, with_progress_bar
 
 SUMMARY = "words that fit where a text says <mask>"
@@ -31,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--truncate", action="store_true", help="cut texts that are too long for the model")
     parser.add_argument("--json", action="store_true", help="print a JSON object a line")
     parser.add_argument("--batch-size", type=int, default=8, help="texts run together (default: 8)")
-    parser.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, cuda:N or N (default: cpu)")
-    parser.add_argument("--threads", type=int, help="threads to use on a CPU (default: all processors)")
-    parser.add_argument("--dtype", default="auto", help="element type of the weights (default: as stored)")
+    add_device_arguments(parser)
     add_source_arguments(parser)
     add_variant_argument(parser)
 
@@ -49,11 +54,7 @@ def run(options: argparse.Namespace) -> None:
         fill_mask = pipeline(
             "fill-mask",
             chosen_model(options),
-            **location(options),
-            model_kwargs={"variant": options.variant},
-            device=options.device,
-            dtype=options.dtype,
-            num_threads=options.threads,
+            **loading(options),
             top_k=options.top_k,
             targets=targets,
             batch_size=1 if is_typed else options.batch_size,  # each typed line is answered at once
@@ -71,11 +72,6 @@ def run(options: argparse.Namespace) -> None:
         else:
             line = _table(text, answer)
         print(line, flush=True)
-
-
-def _device(name: str) -> str | int:
-    """A device as the library takes it: GPUs by number, and -1 for the CPU."""
-    return int(name) if name.removeprefix("-").isdecimal() else name
 
 
 def _table(text: str, answer: list[Any]) -> str:

@@ -39,6 +39,29 @@ def add_variant_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", help="weights of another kind, such as fp16 for model.fp16.safetensors")
 
 
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let a command say on what its model runs, and in which numbers."""
+    parser.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, cuda:N or N (default: cpu)")
+    parser.add_argument("--threads", type=int, help="threads to use on a CPU (default: all processors)")
+    parser.add_argument("--dtype", default="auto", help="element type of the weights (default: as stored)")
+
+
+def _device(name: str) -> str | int:
+    """A device as the library takes it: GPUs by number, and -1 for the CPU."""
+    return int(name) if name.removeprefix("-").isdecimal() else name
+
+
+def loading(options: argparse.Namespace) -> dict[str, Any]:
+    """What was asked of the model by the functions above, as `pipeline` takes it."""
+    return {
+        **location(options),
+        "model_kwargs": {"variant": options.variant},
+        "device": options.device,
+        "dtype": options.dtype,
+        "num_threads": options.threads,
+    }
+
+
 def location(options: argparse.Namespace) -> dict[str, Any]:
     """Where the model is, as functions that load one take it."""
     return {

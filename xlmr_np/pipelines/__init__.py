@@ -1,21 +1,44 @@
 """Tasks in two lines: `pipeline(task, model=...)` loads what a task needs, and a call runs it on text."""
 
+import difflib
 import inspect
 import os
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Literal, NamedTuple, overload
 
 from xlmr_np.arrays import resolve_device
-from xlmr_np.models import XLMRobertaForMaskedLM, XLMRobertaPreTrainedModel
+from xlmr_np.models import XLMRobertaForCausalLM, XLMRobertaForMaskedLM, XLMRobertaPreTrainedModel
 from xlmr_np.ops.threads import check_number_of_threads
+from xlmr_np.pipelines import text_generation
 from xlmr_np.pipelines.fill_mask import FillMaskPipeline
+from xlmr_np.pipelines.text_generation import TextGenerationPipeline
 from xlmr_np.tokenizer import AutoTokenizer, XLMRobertaTokenizer
 from xlmr_np.weights.files import local_path
 
-# For each task its class, and the model class that it runs on.
-TASKS = {"fill-mask": (FillMaskPipeline, XLMRobertaForMaskedLM)}
+Pipeline = FillMaskPipeline | TextGenerationPipeline
 
 
+class Task(NamedTuple):
+    """What a task needs."""
+
+    pipeline_class: Any
+    model_class: Any
+    settings: Collection[str]  # their names
+
+
+TASKS = {
+    "fill-mask": Task(FillMaskPipeline, XLMRobertaForMaskedLM, inspect.signature(FillMaskPipeline).parameters),
+    "text-generation": Task(TextGenerationPipeline, XLMRobertaForCausalLM, text_generation.SETTINGS),
+}
+
+
+@overload
+def pipeline(task: Literal["fill-mask"], *arguments: Any, **settings: Any) -> FillMaskPipeline: ...
+@overload
+def pipeline(task: Literal["text-generation"], *arguments: Any, **settings: Any) -> TextGenerationPipeline: ...
+@overload
+def pipeline(task: str | None = None, *arguments: Any, **settings: Any) -> Pipeline: ...
 def pipeline(
     task: str | None = None,
     model: str | os.PathLike[str] | XLMRobertaPreTrainedModel | None = None,
@@ -34,11 +57,11 @@ def pipeline(
     num_threads: int | None = None,
     model_kwargs: dict[str, Any] | None = None,
     **settings: Any,
-) -> FillMaskPipeline:
+) -> Pipeline:
     """Make the pipeline of a task.
 
     Args:
-        task: "fill-mask".
+        task: "fill-mask" or "text-generation".
         model: a directory, a hub id, "demo" for the small model that comes with the package, or a loaded model.
         config: see `from_pretrained` of the model classes, as for all up to `device_map` but `tokenizer`.
         tokenizer: a directory, a hub id, or a loaded tokenizer; None takes the model's own.
@@ -56,6 +79,9 @@ def pipeline(
         model_kwargs: further arguments of `from_pretrained`; they win over those above.
         **settings: of the task, such as `top_k` and `batch_size` for fill-mask.
 
+    Returns:
+        The task's pipeline, whose `__call__` does the work.
+
     Raises:
         ValueError: the task is unknown, no model is given, the checkpoint lacks the weights of the task's head, or
             model and tokenizer do not belong together.
@@ -66,11 +92,12 @@ def pipeline(
         raise ValueError(f"The task {task!r} is not known; the tasks are {', '.join(TASKS)}.")
     if model is None:
         raise ValueError(f"The task {task!r} needs a model: pass model= a directory, a hub id, or 'demo'.")
-    pipeline_class, model_class = TASKS[task]
-    unknown = settings.keys() - inspect.signature(pipeline_class).parameters.keys()
-    if unknown:
+    pipeline_class, model_class, known = TASKS[task]
+    for unknown in sorted(settings.keys() - set(known))[:1]:
+        near = difflib.get_close_matches(unknown, known, n=1)
+        proposal = f" (did you mean {near[0]}?)" if near else ""
         raise TypeError(
-            f"{task} has no setting {', '.join(sorted(unknown))}; arguments of from_pretrained go into model_kwargs."
+            f"{task} has no setting {unknown}{proposal}; arguments of from_pretrained go into model_kwargs."
         )
     location: dict[str, Any] = {
         "revision": revision,

@@ -10,6 +10,7 @@ import numpy as np
 from xlmr_np.arrays import to_numpy
 from xlmr_np.inputs import longest_sequence
 from xlmr_np.models import XLMRobertaForMaskedLM
+from xlmr_np.pipelines.pairing import check_pair
 from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.tokenizer.arguments import checked_text, whole_number
 
@@ -54,16 +55,7 @@ class FillMaskPipeline:
         Raises:
             ValueError: the tokenizer has ids that the model does not know, or `batch_size` is not positive.
         """
-        if len(tokenizer) > model.config.vocab_size:
-            raise ValueError(
-                f"The tokenizer has {len(tokenizer)} tokens and the model {model.config.vocab_size}, so they do not "
-                "belong together; take both from one checkpoint."
-            )
-        if tokenizer.pad_token_id != model.config.pad_token_id:
-            raise ValueError(
-                f"The tokenizer pads with {tokenizer.pad_token_id}, and the model counts positions from pad_token_id "
-                f"{model.config.pad_token_id} + 1, so they do not belong together; take both from one checkpoint."
-            )
+        check_pair(model, tokenizer)
         self.model = model
         self.tokenizer = tokenizer
         self.top_k = top_k
