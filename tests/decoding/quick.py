@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from unittest import mock
 
 import jaxtyping
 import torch
@@ -12,7 +11,7 @@ import xlmr_np.decoding.generation  # noqa: F401 - now, as what is first importe
 
 @contextmanager
 def quick_steps() -> Iterator[None]:
-    """Shape checks would take nine tenths of the time, and threads of torch wait for each other.
+    """Shape checks would take half of the time, and threads of torch wait for each other.
 
     Shapes are checked where single passes over a cache are tested.
     """
@@ -20,8 +19,7 @@ def quick_steps() -> Iterator[None]:
     torch.set_num_threads(1)
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
-        with mock.patch.object(jaxtyping, "jaxtyped", return_value=lambda function: function):  # of inner functions
-            yield
+        yield
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)
         torch.set_num_threads(number)
