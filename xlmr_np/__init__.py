@@ -7,6 +7,8 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from xlmr_np.config import XLM_ROBERTA_BASE, XLM_ROBERTA_LARGE, AutoConfig, XLMRobertaConfig
+    from xlmr_np.decoding import GenerationConfig, TextIteratorStreamer, TextStreamer
+    from xlmr_np.decoding.cache import KeyValueCache
     from xlmr_np.models import (
         AutoModel,
         AutoModelForCausalLM,
@@ -46,6 +48,10 @@ _HOMES = {
     "XLMRobertaForSequenceClassification": "xlmr_np.models",
     "XLMRobertaForTokenClassification": "xlmr_np.models",
     "XLMRobertaModel": "xlmr_np.models",
+    "GenerationConfig": "xlmr_np.decoding",
+    "KeyValueCache": "xlmr_np.decoding.cache",
+    "TextIteratorStreamer": "xlmr_np.decoding",
+    "TextStreamer": "xlmr_np.decoding",
     "pipeline": "xlmr_np.pipelines",
     "AutoTokenizer": "xlmr_np.tokenizer",
     "BatchEncoding": "xlmr_np.tokenizer",
@@ -66,6 +72,10 @@ __all__ = [
     "AutoModelForTokenClassification",
     "AutoTokenizer",
     "BatchEncoding",
+    "GenerationConfig",
+    "KeyValueCache",
+    "TextIteratorStreamer",
+    "TextStreamer",
     "XLMRobertaConfig",
     "XLMRobertaForCausalLM",
     "XLMRobertaForMaskedLM",

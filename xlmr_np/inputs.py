@@ -2,7 +2,7 @@
 
 Decided here and nowhere else:
 - Without a mask, the tokens that are not `pad_token_id` are real.
-- With ids, positions come from the ids; with embeddings, from the mask.
+- In encoders, positions come from the ids, whatever the mask says; with embeddings, and in decoders, from the mask.
 - The length limit is `max_position_embeddings - pad_token_id - 1`, the token-type limit `type_vocab_size`.
 - A two-dimensional mask leads to the packed layout; masks of three and four dimensions need the padded one.
 - A decoder's token sees no later one, unless a mask of three or four dimensions says who sees whom.
@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 
 from xlmr_np.arrays import Array, array_namespace, is_cupy_array, to_numpy
 from xlmr_np.config import XLMRobertaConfig
-from xlmr_np.decoding.cache import CacheStep, KeyValueCache, LayerStep, StoreShape
+from xlmr_np.decoding.cache import NO_ID, CacheStep, KeyValueCache, LayerStep, StoreShape
 from xlmr_np.layers.attention import Mask, PackedMask, PaddedMask, Spans
 from xlmr_np.layers.embeddings import position_ids as positions_of
 from xlmr_np.layers.encoder_layer import Source
@@ -107,9 +107,6 @@ def prepare_inputs(
     if caching is not None and attention_mask is not None:
         attention_mask = _mask_of_new_tokens(attention_mask, ids.shape, caching.cache)
     is_real, is_visible = visibility(attention_mask, is_token, config.num_attention_heads)
-    is_counted = is_token if token_table is None else is_real
-    step = None if caching is None else caching.cache.begin(caching.shape, is_real, is_counted)
-    counted_before = 0 if step is None else step.counted_before
     token_types = np.zeros_like(ids)
     if token_type_ids is not None:
         token_types = _indices("token_type_ids", token_type_ids, config.type_vocab_size, "type_vocab_size")
@@ -120,10 +117,13 @@ def prepare_inputs(
         positions = np.repeat(given, len(ids), axis=0) if len(given) == 1 else given
         check_shape("position_ids", positions, ids.shape)
     else:
-        counted = is_counted.astype(np.int64)
-        check_lengths(counted.sum(axis=1) + counted_before, config)
-        positions = positions_of(counted, pad_id) + np.expand_dims(counted_before, -1) * counted
+        counted = (is_token if token_table is None and not config.is_decoder else is_real).astype(np.int64)
+        before = np.zeros(len(ids), np.int64) if caching is None else caching.cache.lengths(len(ids))
+        check_lengths(before + counted.sum(axis=1), config)
+        positions = positions_of(counted, pad_id) + before[:, None] * counted
 
+    own_ids = ids if token_table is None else np.full_like(ids, NO_ID)
+    step = None if caching is None else caching.cache.begin(caching.shape, is_real, own_ids)
     padded = padded or is_visible is not None
     past = None if step is None else step.layers(padded)
     if padded:

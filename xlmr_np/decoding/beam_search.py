@@ -18,7 +18,8 @@ from xlmr_np.decoding.stopping import Criterion, is_finished
 from xlmr_np.decoding.token_by_token import Steps
 from xlmr_np.decoding.warpers import log_probabilities
 
-HOPELESS = -1e9  # added to the score of what may only be chosen where there is nothing else
+HOPELESS = -1e9  # added to the score of what may go on only where there is nothing else
+NOTHING = -1  # where a text has no token
 
 
 class BeamSetting(NamedTuple):
@@ -29,9 +30,6 @@ class BeamSetting(NamedTuple):
     number_of_end_tokens: int
     length_penalty: float
     early_stopping: bool | str
-
-
-NOTHING = -1  # where a text has no token
 
 
 class Beams(NamedTuple):
@@ -73,9 +71,9 @@ def search_beams(
     prompt_of_candidates = np.repeat(texts.ids[::beams], number_of_candidates, axis=0)
 
     empty = np.full((prompts, beams, length), NOTHING)
-    scores = np.full((prompts, beams), HOPELESS, to_numpy(logits[:0, :0]).dtype)
-    ended, has_ended = Beams(empty, empty, scores), np.zeros((prompts, beams), bool)
-    running = ended._replace(scores=np.where(np.arange(beams) == 0, 0, scores))  # all are equal; one is enough
+    zeros = np.zeros((prompts, beams), to_numpy(logits[:0, :0]).dtype)
+    ended, has_ended = Beams(empty, empty, zeros - np.inf), np.zeros((prompts, beams), bool)
+    running = Beams(empty, empty, zeros + HOPELESS * (np.arange(beams) > 0))  # all are equal; one is enough
     may_improve = np.ones((prompts, 1), bool)
     steps = Steps([], [])
     for step in range(length):
@@ -89,20 +87,20 @@ def search_beams(
         stops = stops.reshape(prompts, -1)
         ends = stops & (np.arange(number_of_candidates) < beams)
         is_full = has_ended.all(axis=1, keepdims=True) & (setting.early_stopping is True)
-        is_out = is_full.astype(int) + ~may_improve + ~ends
-        final = candidates.scores / (step + 1) ** setting.length_penalty + is_out * HOPELESS
+        ends &= may_improve & ~is_full
+        final = np.where(ends, candidates.scores / (step + 1.0) ** setting.length_penalty, -np.inf)
         both = Beams(
             *(np.concatenate(pair, axis=1) for pair in zip(ended, candidates._replace(scores=final), strict=True))
         )
-        best = likeliest(both.scores, beams)
+        best = _best(both.scores, beams)
         ended = both.take(best)
         has_ended = np.take_along_axis(np.concatenate([has_ended, ends], axis=1), best, axis=1)
         # 3. The others go on, while they may still become better than what has ended.
         going = candidates.scores + stops * HOPELESS
-        running = candidates._replace(scores=going).take(likeliest(going, beams))
-        final_length = length if setting.early_stopping == "never" and setting.length_penalty > 0 else step + 1
+        running = candidates._replace(scores=going).take(_best(going, beams))
+        final_length = length if setting.early_stopping == "never" and setting.length_penalty > 0 else step + 1.0
         best_to_come = running.scores[:, :1] / final_length**setting.length_penalty
-        to_beat = np.where(has_ended, ended.scores.min(axis=1, keepdims=True), HOPELESS)
+        to_beat = np.where(has_ended, ended.scores.min(axis=1, keepdims=True), -np.inf)
         may_improve = may_improve & (best_to_come > to_beat).any(axis=1, keepdims=True)
         if not may_improve.any() or stops.all() or (has_ended.all() and setting.early_stopping is True):
             break
@@ -120,9 +118,25 @@ def _candidates(
     prompts, beams = running.scores.shape
     scores = xp.reshape(xp.asarray(running.scores, dtype=log_probs.dtype, device=log_probs.device), (-1, 1)) + log_probs
     scores = xp.reshape(scores, (prompts, -1))
-    chosen = likeliest(scores, number) if generator is None else draw_without_replacement(scores, number, generator)
+    chosen = likeliest(scores, number) if generator is None else _drawn(to_numpy(scores), number, generator)
     at = xp.asarray(chosen, device=scores.device)
     candidates = running.take(chosen // size)._replace(scores=to_numpy(xp.take_along_axis(scores, at, axis=1)))
     candidates.tokens[:, :, step] = chosen % size
     candidates.rows[:, :, step] = chosen // size + np.arange(prompts)[:, None] * beams
     return candidates
+
+
+def _drawn(scores: Float[np.ndarray, "B V"], number: int, generator: np.random.Generator) -> Int[np.ndarray, "B k"]:
+    """Places that are drawn; where fewer than `number` are possible, as at a forced token, others behind them."""
+    possible = int((scores > -np.inf).sum(axis=1).min())
+    drawn = draw_without_replacement(scores, max(1, min(number, possible)), generator)
+    if drawn.shape[1] == number:
+        return drawn
+    left = np.array(scores)
+    np.put_along_axis(left, drawn, -np.inf, axis=1)
+    return np.concatenate([drawn, _best(left, number)[:, : number - drawn.shape[1]]], axis=1)
+
+
+def _best(scores: Float[np.ndarray, "B n"], number: int) -> Int[np.ndarray, "B k"]:
+    """The places of the best, in falling order; of equal ones the first."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :number]

@@ -15,6 +15,7 @@ from xlmr_np.layers.attention import Spans
 from xlmr_np.layers.cross_attention import SourceKeysValues
 
 BLOCK = 64  # tokens of a sentence by which stores grow
+NO_ID = -1  # of a token that came as an embedding
 
 
 class StoreShape(NamedTuple):
@@ -26,6 +27,7 @@ class StoreShape(NamedTuple):
     dtype: np.dtype
     device: str
     sees_source: bool  # by cross-attention
+    model: str  # its identity
 
 
 class CachedSource(NamedTuple):
@@ -80,7 +82,7 @@ def check_past(past_key_values: Any, use_cache: bool | None) -> None:
         raise TypeError(
             f"past_key_values must be a KeyValueCache, as a forward pass returns it, not {past_key_values!r:.60}."
         )
-    if past_key_values is not None and use_cache is False:
+    if past_key_values is not None and use_cache is not None and not use_cache:
         raise ValueError("past_key_values are given with use_cache=False; leave one of them out.")
 
 
@@ -109,7 +111,7 @@ class KeyValueCache:
         self._capacity = capacity
         self._shape: StoreShape | None = None
         self._stores: tuple[SourceKeysValues, ...] = ()
-        self._is_real = self._is_counted = np.zeros((0, 0), bool)  # [B, P] each
+        self._is_real, self._ids = np.zeros((0, 0), bool), np.zeros((0, 0), np.int64)  # [B, P] each
 
     def get_seq_length(self) -> int:
         """How many tokens of each sentence have been seen, padding included."""
@@ -121,41 +123,58 @@ class KeyValueCache:
         return self._is_real.copy()
 
     @property
+    def ids(self) -> Int[np.ndarray, "B P"]:
+        """The tokens seen; `NO_ID` where embeddings came."""
+        return self._ids.copy()
+
+    def lengths(self, sentences: int) -> Int[np.ndarray, " B"]:
+        """How many of the tokens seen were real, of so many sentences.
+
+        Raises:
+            ValueError: the cache holds tokens of another number of sentences.
+        """
+        if self._is_empty:
+            return np.zeros(sentences, np.int64)
+        if sentences != len(self._is_real):
+            raise ValueError(
+                f"The cache holds {len(self._is_real)} sentences, and {sentences} came; select() chooses some."
+            )
+        return self._is_real.sum(axis=1)
+
+    @property
+    def _is_empty(self) -> bool:
+        return self.get_seq_length() == 0 and self.source is None
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all keys and values, with those that wait for more."""
         sources = () if self.source is None else self.source.layers
         return sum(int(array.nbytes) for store in (*self._stores, *sources) for array in store)
 
-    def begin(
-        self, shape: StoreShape, is_real: Bool[np.ndarray, "B T"], is_counted: Bool[np.ndarray, "B T"]
-    ) -> "CacheStep":
+    def begin(self, shape: StoreShape, is_real: Bool[np.ndarray, "B T"], ids: Int[np.ndarray, "B T"]) -> "CacheStep":
         """Make room for T more tokens of each sentence; none of them is there before `CacheStep.commit`.
 
         Args:
             shape: of the model's stores.
             is_real: which of the new tokens are real.
-            is_counted: which of them positions count.
+            ids: the new tokens.
 
         Raises:
             ValueError: the cache is another model's, or of another number of sentences.
         """
         sentences = len(is_real)
-        is_empty = self.get_seq_length() == 0 and self.source is None
-        if is_empty and (self._shape, len(self._is_real)) != (shape, sentences):
+        if self._is_empty and (self._shape, len(self._is_real)) != (shape, sentences):
             self._shape, self._stores = shape, ()
-            self._is_real = self._is_counted = np.zeros((sentences, 0), bool)
+            self._is_real, self._ids = np.zeros((sentences, 0), bool), np.zeros((sentences, 0), np.int64)
         if self._shape != shape:
             raise ValueError(f"The cache was filled by another model: it is of {self._shape}, this model of {shape}.")
-        if sentences != len(self._is_real):
-            raise ValueError(
-                f"The cache holds {len(self._is_real)} sentences, and {sentences} came; select() chooses some."
-            )
-        step = CacheStep(self, is_real, is_counted)
+        self.lengths(sentences)
+        step = CacheStep(self, is_real, ids)
         self._reserve(int(step.lengths.max(initial=1)))
         return step
 
     def crop(self, length: Any) -> None:
-        """Forget all tokens but the first `length`, padding included; with a negative one, the last `-length`.
+        """Keep the first `length` tokens, padding included; a negative one forgets so many at the end.
 
         Raises:
             ValueError: the cache holds fewer.
@@ -163,7 +182,7 @@ class KeyValueCache:
         seen = self.get_seq_length()
         if not isinstance(length, int | np.integer) or not -seen <= length <= seen:
             raise ValueError(f"The cache holds {seen} tokens of a sentence; it cannot be cropped to {length}.")
-        self._is_real, self._is_counted = self._is_real[:, :length], self._is_counted[:, :length]
+        self._is_real, self._ids = self._is_real[:, :length], self._ids[:, :length]
 
     def select(self, sentences: Any) -> None:
         """Keep the sentences of these numbers, in this order; a number may come more than once.
@@ -177,13 +196,13 @@ class KeyValueCache:
         if np.array_equal(chosen, np.arange(number)):
             return
         self._stores = self._rebuilt(chosen, self._capacity)
-        self._is_real, self._is_counted = self._is_real[chosen], self._is_counted[chosen]
+        self._is_real, self._ids = self._is_real[chosen], self._ids[chosen]
         if self.source is not None:
             spans = Spans(*(each[chosen] for each in self.source.spans))
             self.source = self.source._replace(spans=spans, is_real=self.source.is_real[chosen])
 
     def reorder(self, beams: Any) -> None:
-        """The same, for as many sentences as there are: what beam search does after every step.
+        """The same, for as many sentences as there are.
 
         Raises:
             ValueError: these are more or fewer, or there is no such sentence.
@@ -203,7 +222,7 @@ class KeyValueCache:
         if self._stores:
             stores = self._rebuilt(np.arange(sentences), capacity)
         else:
-            layers, heads, width, dtype, device, _ = self._shape
+            layers, heads, width, dtype, device, *_ = self._shape
             size = sentences * capacity, heads, width
             stores = tuple(
                 SourceKeysValues(zeros(size, dtype, device), zeros(size, dtype, device)) for _ in range(layers)
@@ -237,18 +256,15 @@ class CacheStep:
     Attributes:
         is_real: [B, P + T], of all tokens, the new ones last.
         lengths: [B], how many tokens of each sentence are real then.
-        counted_before: [B], how many of the earlier tokens positions count.
         source: what cross-attention sees; kept by the cache from the first pass on.
     """
 
-    def __init__(
-        self, cache: KeyValueCache, is_real: Bool[np.ndarray, "B T"], is_counted: Bool[np.ndarray, "B T"]
-    ) -> None:
+    def __init__(self, cache: KeyValueCache, is_real: Bool[np.ndarray, "B T"], ids: Int[np.ndarray, "B T"]) -> None:
         """See `KeyValueCache.begin`."""
         self.cache, self._is_new_real = cache, is_real
-        self.counted_before, self.source = cache._is_counted.sum(axis=1), cache.source
+        self.source = cache.source
         self.is_real = np.concatenate([cache._is_real, is_real], axis=1)
-        self._is_counted = np.concatenate([cache._is_counted, is_counted], axis=1)
+        self._ids = np.concatenate([cache._ids, ids], axis=1)
         self.lengths = self.is_real.sum(axis=1)
 
     @property
@@ -274,7 +290,7 @@ class CacheStep:
 
     def commit(self) -> None:
         """The new tokens are there from now on."""
-        self.cache._is_real, self.cache._is_counted = self.is_real, self._is_counted
+        self.cache._is_real, self.cache._ids = self.is_real, self._ids
         self.cache.source = self.source
 
     @property

@@ -45,7 +45,6 @@ class Continuation:
         self.ids, self.is_real = prompt.ids, prompt.is_real
         self.outputs: list[CausalLMOutput] = []
         self.cache, self._model, self._requests = cache, model, requests
-        self._pad_id = model.config.pad_token_id
         self._embeddings, self._source = prompt.embeddings, prompt.source or {}
         self._counts_from_zero = position_mode == "huggingface"
 
@@ -80,8 +79,7 @@ class Continuation:
     def _tokens(self, seen: int) -> dict[str, Any]:
         """The tokens from number `seen` on, as the model takes them."""
         if self._embeddings is None:
-            ids = np.where(self.is_real, self.ids, self._pad_id)  # which positions do not count, whatever stands there
-            return {"input_ids": ids[:, seen:]}
+            return {"input_ids": self.ids[:, seen:]}
         from_embeddings = self._embeddings.shape[1]
         if seen >= from_embeddings:
             return {"input_ids": self.ids[:, seen - from_embeddings :]}

@@ -13,10 +13,10 @@ from jaxtyping import Int
 from xlmr_np.arrays import array_namespace, as_generator
 from xlmr_np.config import XLMRobertaConfig
 from xlmr_np.decoding.beam_search import NOTHING, Beams, BeamSetting, search_beams
-from xlmr_np.decoding.cache import KeyValueCache, check_past
+from xlmr_np.decoding.cache import NO_ID, KeyValueCache, check_past
 from xlmr_np.decoding.continuation import Continuation, Prompt
 from xlmr_np.decoding.generation_config import GenerationConfig, unknown_setting
-from xlmr_np.decoding.processors import ScoresFunction, processors_for
+from xlmr_np.decoding.processors import ScoresFunction, name_of, processors_for
 from xlmr_np.decoding.sampling import draw, likeliest_token
 from xlmr_np.decoding.stopping import StoppingFunction, stopping_for
 from xlmr_np.decoding.token_by_token import Steps, continue_token_by_token
@@ -57,16 +57,18 @@ def generate(
             )
         new_tokens = _limit(config, prompt, model.config)
         length, ends = prompt.ids.shape[1], config.eos_ids
-        processors = processors_for(config, length, ends, model.config.vocab_size, logits_processor)
+        own_processors = _functions("logits_processor", logits_processor)
+        own_criteria = _functions("stopping_criteria", stopping_criteria)
+        processors = processors_for(config, length, ends, model.config.vocab_size, own_processors)
         processors += warpers_for(config, ends)
-        criteria = stopping_for(config, length, ends, tokenizer, stopping_criteria)
+        criteria = stopping_for(config, length, ends, tokenizer, own_criteria)
         generator = as_generator(generator)
         chance = generator if config.do_sample else None
         keeps = config.output_scores, config.output_logits
         texts = Continuation(
             model,
             prompt,
-            _cache(config, prompt, past_key_values, new_tokens) if model.config.is_decoder else None,
+            _cache(config, prompt, past_key_values, new_tokens),
             config.position_mode,
             output_attentions=config.return_dict_in_generate and config.output_attentions,
             output_hidden_states=config.return_dict_in_generate and config.output_hidden_states,
@@ -90,6 +92,17 @@ def generate(
     return record if config.return_dict_in_generate else record.sequences
 
 
+def _functions(name: str, given: Any) -> list[Any]:
+    """The users' functions of this argument, of which there may be none.
+
+    Raises:
+        TypeError: it is a function itself.
+    """
+    if callable(given) and not isinstance(given, Iterable):
+        raise TypeError(f"{name} must be a list of functions, even of one: [{name_of(given)}].")
+    return list(given or ())
+
+
 @contextmanager
 def _ending(streamer: Any) -> Iterator[None]:
     """Says to the streamer that the text is at its end, or that there will be none because of an error."""
@@ -110,6 +123,10 @@ def merged_config(model: Any, given: GenerationConfig | None, settings: dict[str
         TypeError: a setting has an unknown name.
         ValueError: a setting is out of its range, or contradicts another.
     """
+    if not isinstance(given, GenerationConfig | None):
+        raise TypeError(
+            f"generation_config must be a GenerationConfig, not {given!r:.60}; pass settings by their names."
+        )
     config = copy.deepcopy(model.generation_config if given is None else given)
     unknown = config.update(**settings)
     if unknown:
@@ -178,7 +195,7 @@ def _limit(config: GenerationConfig, prompt: Prompt, model_config: XLMRobertaCon
     """How many tokens may be generated; the config then says so, in new tokens.
 
     Raises:
-        ValueError: none.
+        ValueError: none may.
     """
     longest, length = int(prompt.is_real.sum(axis=1).max()), prompt.is_real.shape[1]
     limit = longest_text(config, model_config)
@@ -218,6 +235,13 @@ def _cache(config: GenerationConfig, prompt: Prompt, given: Any, new_tokens: int
             f"The cache holds {cached} tokens and the prompt has {length} in all; it must have more: those after the "
             "cached ones are computed, and the last of them says what comes next."
         )
+    if prompt.embeddings is None and given.ids.shape[:1] == prompt.ids.shape[:1]:
+        is_other = (given.ids != prompt.ids[:, :cached]) & given.is_real & (given.ids != NO_ID)
+        for row, column in np.argwhere(is_other)[:1]:
+            raise ValueError(
+                f"The cache holds token {given.ids[row, column]} at [{row}, {column}], where the prompt has "
+                f"{prompt.ids[row, column]}; give the whole prompt, of which the cache has the beginning."
+            )
     return cast(KeyValueCache, given)
 
 

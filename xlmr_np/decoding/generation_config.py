@@ -27,6 +27,7 @@ logger = logging.getLogger("xlmr_np")
 GENERATION_CONFIG_FILE = "generation_config.json"
 LARGEST_FILE = 2**22  # bytes; the longest part of such a file is a list of banned tokens
 DEFAULT_NEW_TOKENS = 20  # where no length is asked for
+LARGEST_POWER = 100  # of a length of some hundred tokens, still a number
 MOST_SEQUENCES = 2**16  # per prompt: a config is data from somebody else, and each of them takes memory
 
 # Settings of the reference that change what it generates, and the values with which they do not.
@@ -97,7 +98,7 @@ Temperature = Annotated[
     float | int,
     Rule(_POSITIVE.holds, "finite and above 0 (for the likeliest token each time, leave it out and do not sample)"),
 ]
-Finite = Annotated[float | int, Rule(math.isfinite, "finite")]
+Power = Annotated[float | int, Rule(lambda value: abs(value) <= LARGEST_POWER, f"at most {LARGEST_POWER} from 0")]
 Mass = Annotated[float | int, Rule(lambda value: 0 < value <= 1, "above 0 and at most 1 (off)")]
 Ratio = Annotated[float | int | None, Rule(lambda value: 0 <= value <= 1, "between 0 and 1")]
 Cutoff = Annotated[float | int, Rule(lambda value: 0 <= value < 1, "at least 0 (off) and below 1")]
@@ -192,7 +193,7 @@ class GenerationConfig:
     epsilon_cutoff: Cutoff = 0.0
     eta_cutoff: Cutoff = 0.0
     repetition_penalty: Positive = 1.0
-    length_penalty: Finite = 1.0
+    length_penalty: Power = 1.0
     no_repeat_ngram_size: Count = 0
     bad_words_ids: BadWords = None
     forced_bos_token_id: TokenId = None
@@ -503,6 +504,8 @@ def _as_json_has_it(value: Any) -> Any:
 
 def unknown_setting(name: str) -> str:
     """What messages say of a name that no setting has, with the nearest one that is."""
+    if name in NOT_SUPPORTED:
+        return f"{name} is a setting of transformers that xlmr-np does not support; leave it out."
     near = difflib.get_close_matches(name, _SETTINGS, n=1)
     proposal = f"did you mean {near[0]}?" if near else "correct or omit the name."
     return f"{name} is no setting of generation; {proposal}"

@@ -277,6 +277,7 @@ def processors_for(
     forced_bos, forced_eos = as_tuple(config.forced_bos_token_id), as_tuple(config.forced_eos_token_id)
     named: dict[str, Collection[int]] = {
         "eos_token_id": ends,
+        "pad_token_id": as_tuple(config.pad_token_id),
         "sequence_bias": {token for sequence in biases for token in sequence},
         "bad_words_ids": {token for sequence in bad_words for token in sequence},
         "suppress_tokens": suppressed,

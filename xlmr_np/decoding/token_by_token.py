@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from xlmr_np.arrays import Array
+from xlmr_np.arrays import Array, array_namespace
 from xlmr_np.decoding.continuation import Continuation
 from xlmr_np.decoding.processors import Processor, process
 from xlmr_np.decoding.stopping import Criterion, is_finished
@@ -52,7 +52,7 @@ def continue_token_by_token(
     while True:
         scores = process(processors, texts.ids, texts.are_real, logits)
         steps.keep(scores, logits, keeps)
-        tokens = np.where(goes_on, choose(scores), pad_id)
+        tokens = np.where(goes_on, choose(_without_ended(scores, goes_on)), pad_id)
         texts.append(tokens, goes_on)
         if streamer is not None:
             streamer.put(tokens)
@@ -60,3 +60,11 @@ def continue_token_by_token(
         if not goes_on.any():
             return steps
         logits = texts.logits()
+
+
+def _without_ended(scores: Float[Array, "B V"], goes_on: Bool[np.ndarray, " B"]) -> Float[Array, "B V"]:
+    """The scores with zeros for texts that have ended, of which nobody knows what processors leave."""
+    if goes_on.all():
+        return scores
+    xp = array_namespace(scores)
+    return xp.where(xp.asarray(goes_on, device=scores.device)[:, None], scores, xp.zeros_like(scores))

@@ -148,8 +148,10 @@ class EncoderModel(XLMRobertaPreTrainedModel):
     ) -> bool:
         """Whether a forward pass is to keep keys and values: as the call says, or the config, where it makes sense."""
         if use_cache is not None or past_key_values is not None:
-            return use_cache is not False
-        says_who_sees_whom = attention_mask is not None and np.ndim(attention_mask) > 2
+            return use_cache is None or bool(use_cache)
+        if attention_mask is not None and not hasattr(attention_mask, "ndim"):
+            attention_mask = rectangle("attention_mask", attention_mask)
+        says_who_sees_whom = attention_mask is not None and attention_mask.ndim > 2
         return self.config.use_cache and not has_labels and not says_who_sees_whom
 
     def _caching(
@@ -194,6 +196,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             np.dtype(self._compute_dtype),
             self.device,
             config.add_cross_attention,
+            self.identity,
         )
         return Caching(cache, shape)
 
@@ -239,7 +242,9 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         """The model's own inputs, on the host or on its GPU."""
         padded = output_attentions or ATTENTION_LAYOUTS[self.attn_implementation.removeprefix("paged|")] == "padded"
         gpu = self.engine.gpu
-        if is_on_gpu and gpu is not None and stays_on_gpu(**arguments) and not padded and caching is None:
+        counts_by_mask = self.config.is_decoder and arguments.get("attention_mask") is not None
+        goes_by_host = padded or caching is not None or counts_by_mask
+        if is_on_gpu and gpu is not None and stays_on_gpu(**arguments) and not goes_by_host:
             arguments.pop("inputs_embeds", None)
             return prepare_inputs_on_gpu(gpu, self.config, **arguments)
         inputs = prepare_inputs(self.config, **arguments, padded=padded, caching=caching)

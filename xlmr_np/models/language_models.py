@@ -310,12 +310,24 @@ class XLMRobertaForCausalLM(LanguageModel):
     def _assemble(self, config: XLMRobertaConfig, loaded: Loaded, device: str, attention: str | None) -> None:
         super()._assemble(config, loaded, device, attention)
         self.config.is_decoder = True  # otherwise the tokens to be predicted would be seen
-        self.generation_config = GenerationConfig.from_model_config(self.config)
+        self.generation_config = self._generation_config(lambda: GenerationConfig.from_model_config(self.config))
 
     def _read_further_files(self, source: str | os.PathLike[str], location: dict[str, Any]) -> None:
         path = locate(source, GENERATION_CONFIG_FILE, **location)
         if path is not None:
-            self.generation_config = GenerationConfig.from_json_file(path)
+            self.generation_config = self._generation_config(lambda: GenerationConfig.from_json_file(path))
+
+    def _generation_config(self, read: Callable[[], GenerationConfig]) -> GenerationConfig:
+        """What a checkpoint asks for; where that makes no sense, the defaults."""
+        try:
+            return read()
+        except (ValueError, TypeError, OSError) as error:
+            logger.warning(
+                "generate() begins with its defaults, as the checkpoint's settings cannot be used: %s", error
+            )
+            config = self.config
+            ids = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+            return GenerationConfig(**ids)
 
     def _further_files(self) -> dict[str, str]:
         self.generation_config.validate()

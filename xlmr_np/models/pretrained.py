@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import secrets
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -86,6 +87,7 @@ class XLMRobertaPreTrainedModel:
         num_threads: how many threads it may use on a CPU; see `set_num_threads`.
         engine: the operations for inference and for training there.
         attn_implementation: see `set_attn_implementation`.
+        identity: of these weights, for what is computed with them and kept; copies have the same.
         load_report: what differed between the checkpoint and the model; empty for a new model.
     """
 
@@ -132,6 +134,7 @@ class XLMRobertaPreTrainedModel:
 
     def _assemble(self, config: XLMRobertaConfig, loaded: Loaded, device: str, attention: str | None) -> None:
         self.config = copy.deepcopy(config)
+        self.identity = secrets.token_hex(8)
         self.load_report = loaded.report
         self._specified = loaded.specification
         self.params: ModelParams = loaded.params
