@@ -41,4 +41,4 @@ def assert_same_scores(ours: np.ndarray, theirs: np.ndarray) -> None:
     assert ours.dtype == theirs.dtype
     np.testing.assert_array_equal(np.isinf(ours), np.isinf(theirs))
     tolerance = 1e-12 if ours.dtype == np.float64 else 5e-6  # float32 has 1e-6 between neighbours of order ten
-    np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+    np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)  # by type, see above

@@ -23,7 +23,7 @@ def check_record(position_mode: str, prompts: np.ndarray = PROMPTS, **settings: 
     assert set(ours.keys()) == set(theirs.keys())
     np.testing.assert_array_equal(ours.sequences, theirs.sequences.numpy())
     np.testing.assert_array_equal(ours.beam_indices, theirs.beam_indices.numpy())
-    np.testing.assert_allclose(ours.sequences_scores, theirs.sequences_scores.numpy(), atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(ours.sequences_scores, theirs.sequences_scores.numpy(), atol=1e-4, rtol=1e-4)  # float32
     for name in ("scores", "logits"):
         assert len(ours[name]) == len(theirs[name])
         for our, their in zip(ours[name], theirs[name], strict=True):
@@ -88,7 +88,7 @@ def test_without_a_cache() -> None:
     ours, expected = (model.generate(PROMPTS, use_cache=use_cache, **settings) for use_cache in (False, True))
     np.testing.assert_array_equal(ours.sequences, expected.sequences)
     np.testing.assert_array_equal(ours.beam_indices, expected.beam_indices)
-    np.testing.assert_allclose(ours.sequences_scores, expected.sequences_scores, rtol=1e-5)
+    np.testing.assert_allclose(ours.sequences_scores, expected.sequences_scores, rtol=1e-5)  # float32
 
 
 def test_hidden_states_and_attentions_are_of_all_beams() -> None:
@@ -103,7 +103,8 @@ def test_hidden_states_and_attentions_are_of_all_beams() -> None:
                 assert shapes[0][0] == 6
             assert shapes == [tuple(each.shape) for each in their_step]
             for our, their in zip(our_step, their_step, strict=True):
-                np.testing.assert_allclose(our[:2, ..., -1, :], their[:2, ..., -1, :].numpy(), atol=2e-4, rtol=1e-3)
+                last = their[:2, ..., -1, :].numpy()
+                np.testing.assert_allclose(our[:2, ..., -1, :], last, atol=2e-4, rtol=1e-3)  # float32, through layers
 
 
 def test_scores_are_sums_over_lengths() -> None:
@@ -117,7 +118,7 @@ def test_scores_are_sums_over_lengths() -> None:
             logits = model(text[None, : 5 + number], use_cache=False).logits[0]
             log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
             total = sum(log_probabilities[4 + step, text[5 + step]] for step in range(number))
-            np.testing.assert_allclose(score, total / number**penalty, rtol=1e-9)
+            np.testing.assert_allclose(score, total / number**penalty, rtol=1e-9)  # float64, sums in another order
             assert (text[5 + number :] == 1).all()
 
 
@@ -130,7 +131,7 @@ def test_the_rows_that_tokens_came_from() -> None:
         steps = int((rows >= 0).sum())
         assert (rows[:steps] // 3 == number // 3).all()
         total = sum(record.scores[step][rows[step], text[5 + step]] for step in range(steps))
-        np.testing.assert_allclose(score, total / steps, rtol=1e-9)
+        np.testing.assert_allclose(score, total / steps, rtol=1e-9)  # float64, sums in another order
 
 
 def test_enough_beams_find_the_best_text_of_all() -> None:
@@ -145,7 +146,7 @@ def test_enough_beams_find_the_best_text_of_all() -> None:
     log_probabilities = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
     totals = sum(log_probabilities[np.arange(len(every)), 1 + step, every[:, 2 + step]] for step in range(2))
     np.testing.assert_array_equal(record.sequences[0], every[totals.argmax()])
-    np.testing.assert_allclose(record.sequences_scores[0], totals.max() / 2, rtol=1e-9)
+    np.testing.assert_allclose(record.sequences_scores[0], totals.max() / 2, rtol=1e-9)  # the order of sums
 
 
 # --- beams that are drawn ---
@@ -165,7 +166,7 @@ def test_drawn_beams_can_be_drawn_again() -> None:
     for number, (text, rows) in enumerate(zip(first.sequences, first.beam_indices, strict=True)):
         steps = int((rows >= 0).sum())
         total = sum(first.scores[step][rows[step], text[5 + step]] for step in range(steps))
-        np.testing.assert_allclose(first.sequences_scores[number], total / steps, rtol=1e-9)
+        np.testing.assert_allclose(first.sequences_scores[number], total / steps, rtol=1e-9)  # the order of sums
 
 
 def test_drawn_beams_keep_to_what_warpers_leave() -> None:

@@ -72,7 +72,7 @@ def check_changes(
                     is_first = past.get_seq_length() == 0 and past.source is None
                     ours = model(new, ids != 1, past_key_values=past, **(source if is_first else {})).logits
                     expected = model(ids, use_cache=False, **source).logits[:, -change:]
-                    np.testing.assert_allclose(ours, expected, atol=1e-10)
+                    np.testing.assert_allclose(ours, expected, atol=1e-10)  # float64, sums in another order
                 elif kind == "crop":
                     past.crop(change)
                     ids = ids[:, :change]
@@ -122,7 +122,9 @@ def test_growth_over_real_blocks() -> None:
         steps.append(output.logits)
     assert sizes == [1, 1, 2, 3, 3, 3]
     np.testing.assert_allclose(
-        np.concatenate(steps, axis=1), model(ids, use_cache=False).logits[:, : sum(lengths)], atol=1e-10
+        np.concatenate(steps, axis=1),
+        model(ids, use_cache=False).logits[:, : sum(lengths)],
+        atol=1e-10,  # float64
     )
 
 
@@ -228,7 +230,7 @@ def test_an_interrupted_pass_changes_nothing(name: str, number: int, has_source:
         assert past.get_seq_length() == seen
         assert (past.source is None) == (is_first or not has_source)
         ours = model(ids[:, seen : seen + 2], past_key_values=past, **source).logits
-        np.testing.assert_allclose(ours, expected[:, seen : seen + 2], atol=1e-10)
+        np.testing.assert_allclose(ours, expected[:, seen : seen + 2], atol=1e-10)  # float64, sums in another order
 
 
 @pytest.mark.usefixtures("quick_steps")
@@ -245,7 +247,7 @@ def test_an_interrupted_shard_changes_nothing() -> None:
         finally:
             model.engine = engine
     ours = model(ids[:, 1:], past_key_values=past).logits
-    np.testing.assert_allclose(ours, model(ids).logits[:, 1:], atol=1e-10)
+    np.testing.assert_allclose(ours, model(ids).logits[:, 1:], atol=1e-10)  # float64, sums in another order
 
 
 @pytest.mark.parametrize("method", ["select", "growth"])
@@ -267,7 +269,7 @@ def test_too_little_memory_changes_nothing(method: str) -> None:
         change()
     assert len(calls) == 2
     ours = model(ids[:, 3:], past_key_values=past).logits
-    np.testing.assert_allclose(ours, model(ids).logits[:, 3:], atol=1e-10)
+    np.testing.assert_allclose(ours, model(ids).logits[:, 3:], atol=1e-10)  # float64, sums in another order
 
 
 WRONG_PASSES: dict[str, dict[str, Any]] = {
@@ -298,7 +300,7 @@ def test_a_pass_that_is_refused_changes_nothing(what: str) -> None:
                 model(**{**tokens, **WRONG_PASSES[what]})
         assert past.get_seq_length() == seen
         ours = model(ids[:, seen:], past_key_values=past).logits
-        np.testing.assert_allclose(ours, expected[:, seen:], atol=1e-10)
+        np.testing.assert_allclose(ours, expected[:, seen:], atol=1e-10)  # float64, sums in another order
 
 
 def test_an_empty_cache_fits_every_model_and_batch() -> None:
@@ -312,7 +314,7 @@ def test_an_empty_cache_fits_every_model_and_batch() -> None:
     other = decoder(num_attention_heads=2, dtype="float32")
     other(ids[:, :4], past_key_values=past)
     ours = other(ids[:, 4:], past_key_values=past).logits
-    np.testing.assert_allclose(ours, other(ids).logits[:, 4:], atol=1e-4)
+    np.testing.assert_allclose(ours, other(ids).logits[:, 4:], atol=1e-4)  # float32, through all layers
 
 
 # --- bad input ---
@@ -341,7 +343,7 @@ def test_wrong_changes(change: Callable[[KeyValueCache], None], message: str) ->
     with pytest.raises(ValueError, match=message):
         change(past)
     ours = model(ids[:, 4:], past_key_values=past).logits
-    np.testing.assert_allclose(ours, model(ids).logits[:, 4:], atol=1e-10)
+    np.testing.assert_allclose(ours, model(ids).logits[:, 4:], atol=1e-10)  # float64, sums in another order
 
 
 @pytest.mark.parametrize("capacity", [-1, 2.0, True, "5", None])
@@ -417,7 +419,7 @@ def test_other_states_than_those_in_the_cache(layout: str) -> None:
         ours = model(ids[:, 4:], past_key_values=past, **source).logits
     finally:
         model.set_attn_implementation("sdpa")
-    np.testing.assert_allclose(ours, expected, atol=1e-10)
+    np.testing.assert_allclose(ours, expected, atol=1e-10)  # float64, sums in another order
     past.select([1, 1, 0])
     chosen = {name: each[[1, 1, 0]] for name, each in source.items()}
     with pytest.raises(ValueError, match="not those whose keys and values"):

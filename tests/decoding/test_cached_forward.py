@@ -72,19 +72,19 @@ def check_steps(
         model.set_attn_implementation("sdpa")
     assert "past_key_values" not in full
     together = np.concatenate([result(step) for step in steps], axis=1)
-    np.testing.assert_allclose(together, result(full), atol=1e-10)
+    np.testing.assert_allclose(together, result(full), atol=1e-10)  # float64, sums in another order
     assert not together[~is_real].any()
     for layer, expected in enumerate(full.hidden_states):
         ours = np.concatenate([step.hidden_states[layer] for step in steps], axis=1)
-        np.testing.assert_allclose(ours, expected, atol=1e-10)
+        np.testing.assert_allclose(ours, expected, atol=1e-10)  # float64, sums in another order
     if not output_attentions:
         return
     stops = np.cumsum(lengths)
     for length, stop, step in zip(lengths, stops, steps, strict=True):
         for ours, expected in zip(step.attentions, full.attentions, strict=True):
-            np.testing.assert_allclose(ours, expected[:, :, stop - length : stop, :stop], atol=1e-10)
+            np.testing.assert_allclose(ours, expected[:, :, stop - length : stop, :stop], atol=1e-10)  # float64
         for ours, expected in zip(step.cross_attentions or (), full.cross_attentions or (), strict=True):
-            np.testing.assert_allclose(ours, expected[:, :, stop - length : stop], atol=1e-10)
+            np.testing.assert_allclose(ours, expected[:, :, stop - length : stop], atol=1e-10)  # the order of sums
 
 
 every_pass = given(
@@ -157,7 +157,7 @@ def check_kept(mask_and_cuts: tuple[np.ndarray, list[int]], implementation: str,
             ][int(random.integers(4))]
             tokens = {"attention_mask": is_real[:, :stop], "past_key_values": past, "use_cache": True}
             output = model(ids[:, seen:stop], **tokens, logits_to_keep=kept, **source)
-            np.testing.assert_allclose(output.logits, expected, atol=1e-10)
+            np.testing.assert_allclose(output.logits, expected, atol=1e-10)  # float64, sums in another order
             past, seen = output.past_key_values, stop
     finally:
         model.set_attn_implementation("sdpa")
@@ -178,9 +178,9 @@ def test_shards_share_a_cache(class_name: str) -> None:
         last = (
             result(list(in_steps(model, ids, is_real, [3, 1], logits_to_keep=1))[1]) if class_name == CAUSAL else None
         )
-    np.testing.assert_allclose(np.concatenate(steps, axis=1), full, atol=1e-10)
+    np.testing.assert_allclose(np.concatenate(steps, axis=1), full, atol=1e-10)  # float64, sums in another order
     if last is not None:
-        np.testing.assert_allclose(last, full[:, -1:], atol=1e-10)
+        np.testing.assert_allclose(last, full[:, -1:], atol=1e-10)  # float64, sums in another order
 
 
 @pytest.mark.parametrize("implementation", LAYOUTS)
@@ -197,7 +197,7 @@ def test_a_position_is_the_number_of_real_tokens_before(implementation: str, for
     model.set_attn_implementation(implementation)
     steps = [step.logits for step in in_steps(model, tokens, is_real, [1, 2, 1, 3])]
     model.set_attn_implementation("sdpa")
-    np.testing.assert_allclose(np.concatenate(steps, axis=1), expected, atol=1e-10)
+    np.testing.assert_allclose(np.concatenate(steps, axis=1), expected, atol=1e-10)  # float64, sums in another order
     assert (
         np.abs(model(**{name: tokens}, attention_mask=is_real, position_ids=positions - 1).logits - expected).max() > 1
     )
@@ -209,7 +209,7 @@ def test_given_positions_replace_those_counted() -> None:
     expected = model(ids, position_ids=positions).logits
     first = model(ids[:, :4], position_ids=positions[:, :4])
     second = model(ids[:, 4:], position_ids=positions[:, 4:], past_key_values=first.past_key_values)
-    np.testing.assert_allclose(np.concatenate([first.logits, second.logits], axis=1), expected, atol=1e-10)
+    np.testing.assert_allclose(np.concatenate([first.logits, second.logits], axis=1), expected, atol=1e-10)  # float64
 
 
 def test_without_a_mask_padding_is_found_by_its_id() -> None:
@@ -218,7 +218,7 @@ def test_without_a_mask_padding_is_found_by_its_id() -> None:
     first = model(ids[:, :4])
     second = model(ids[:, 4:], past_key_values=first.past_key_values)
     assert second.past_key_values is first.past_key_values
-    np.testing.assert_allclose(np.concatenate([first.logits, second.logits], axis=1), expected, atol=1e-10)
+    np.testing.assert_allclose(np.concatenate([first.logits, second.logits], axis=1), expected, atol=1e-10)  # float64
 
 
 @pytest.mark.parametrize("implementation", LAYOUTS)
@@ -229,7 +229,7 @@ def test_tokens_to_come_do_not_change_earlier_ones(implementation: str) -> None:
     (ours, theirs) = (model(each, use_cache=False).logits for each in (ids, others))
     for each in (ids, others):  # all in one step behind one earlier token
         *_, step = in_steps(model, each, np.ones((1, 9), bool), [1, 8])
-        np.testing.assert_allclose(step.logits[:, :4], ours[:, 1:5], atol=1e-10)
+        np.testing.assert_allclose(step.logits[:, :4], ours[:, 1:5], atol=1e-10)  # float64, sums in another order
     model.set_attn_implementation("sdpa")
     np.testing.assert_array_equal(ours[:, :5], theirs[:, :5])
     assert (np.abs(ours - theirs)[:, 5:].max(axis=-1) > 1e-3).all()
@@ -244,7 +244,7 @@ def test_a_source_is_given_once_or_again() -> None:
         once = model(ids[:, 4:5], past_key_values=past).logits
         again = model(ids[:, 5:], past_key_values=past, **source).logits
         model.set_attn_implementation("sdpa")
-        np.testing.assert_allclose(np.concatenate([once, again], axis=1), expected, atol=1e-10)
+        np.testing.assert_allclose(np.concatenate([once, again], axis=1), expected, atol=1e-10)  # the order of sums
 
 
 @pytest.mark.parametrize("layouts", [("sdpa", "eager"), ("eager", "sdpa")])
@@ -258,7 +258,7 @@ def test_layouts_share_a_cache(layouts: tuple[str, str]) -> None:
         past = output.past_key_values
         steps.append(output.logits)
     model.set_attn_implementation("sdpa")
-    np.testing.assert_allclose(np.concatenate(steps, axis=1), expected, atol=1e-10)
+    np.testing.assert_allclose(np.concatenate(steps, axis=1), expected, atol=1e-10)  # float64, sums in another order
 
 
 @pytest.mark.parametrize("class_name", [CAUSAL, MODEL])
@@ -285,7 +285,7 @@ def test_cache_position_may_be_said() -> None:
     expected = model(ids).logits
     past = model(ids[:, :4], cache_position=np.arange(4)).past_key_values
     ours = model(ids[:, 4:], past_key_values=past, cache_position=[4, 5]).logits
-    np.testing.assert_allclose(ours, expected[:, 4:], atol=1e-10)
+    np.testing.assert_allclose(ours, expected[:, 4:], atol=1e-10)  # float64, sums in another order
 
 
 def test_float32_and_half_precision_weights() -> None:
@@ -298,7 +298,7 @@ def test_float32_and_half_precision_weights() -> None:
         assert outputs[0].logits.dtype == np.float32
         assert outputs[0].past_key_values.nbytes == 2 * 2 * 2 * 64 * WIDTH * 4  # layers, sentences, keys and values
         together = np.concatenate([output.logits for output in outputs], axis=1)
-        np.testing.assert_allclose(together, expected, atol=2e-5 * np.abs(expected).max())
+        np.testing.assert_allclose(together, expected, atol=2e-5 * np.abs(expected).max())  # float32
 
 
 # On a GPU

@@ -227,7 +227,7 @@ def test_the_record_of_a_greedy_search(ends: list[int], use_cache: bool, positio
         for name in ("scores", "logits"):
             assert ours[name][step].shape == (3, VOCABULARY)
             expected = theirs[name][step].numpy()
-            np.testing.assert_allclose(ours[name][step][goes_on], expected[goes_on], atol=2e-4, rtol=1e-4)
+            np.testing.assert_allclose(ours[name][step][goes_on], expected[goes_on], atol=2e-4, rtol=1e-4)  # float32
         is_real = (ours.sequences[:, : 5 + step] != 1)[:, None if use_cache or step == 0 else 0 :][goes_on]
         computed = slice(5 + step - 1, None) if use_cache and step else slice(None)
         queries = is_real.reshape(len(is_real), -1)[:, computed]
@@ -237,7 +237,7 @@ def test_the_record_of_a_greedy_search(ends: list[int], use_cache: bool, positio
                 assert our.shape == tuple(their.shape)
                 by_query = (lambda each: each) if name == "hidden_states" else (lambda each: each.swapaxes(1, 2))
                 our, expected = by_query(our)[goes_on][queries], by_query(their.numpy())[goes_on][queries]
-                np.testing.assert_allclose(our, expected, atol=2e-4, rtol=1e-3)
+                np.testing.assert_allclose(our, expected, atol=2e-4, rtol=1e-3)  # float32, through all layers
     if use_cache:
         assert isinstance(ours.past_key_values, KeyValueCache)
         assert ours.past_key_values.get_seq_length() == ours.sequences.shape[1] - 1

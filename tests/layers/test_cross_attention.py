@@ -75,7 +75,7 @@ def test_cross_attention_is_torchs(library: Library) -> None:
     params, mask = library.tree(PARAMS), library.tree(PaddedMask(is_real[:, None, None, :]))
     keys_values, source_cache = source_forward(library.array(source), params, H, REFERENCE)
     y, cache = cross_attention_forward(library.array(x), keys_values, params, mask, H, EPS, REFERENCE)
-    np.testing.assert_allclose(to_numpy(y), expected(x, source, ~is_real), atol=1e-12)
+    np.testing.assert_allclose(to_numpy(y), expected(x, source, ~is_real), atol=1e-12)  # float64, sums in another order
     check_record(keys_values)
     check_record(source_cache)
     for record in cache:
@@ -97,16 +97,16 @@ def test_both_layouts_and_both_engines_agree(lengths: list[tuple[int, int]], see
     packed_mask = PackedMask(spans(queries), spans(keys))
     engine = cpu_engine(Threads(threads)).training
     padded = run(x, source, padded_mask)[is_real]
-    np.testing.assert_allclose(run(x, source, padded_mask, engine)[is_real], padded, atol=1e-12)
+    np.testing.assert_allclose(run(x, source, padded_mask, engine)[is_real], padded, atol=1e-12)  # the order of sums
     for ops in (REFERENCE, engine):
         packed = run(x[is_real], source[source_is_real], packed_mask, ops)
-        np.testing.assert_allclose(packed, padded, atol=1e-12)
+        np.testing.assert_allclose(packed, padded, atol=1e-12)  # float64, sums in another order
 
 
 def test_an_empty_source_gives_zeros() -> None:
     x = RANDOM.normal(size=(3, D))
     y = run(x, np.zeros((0, D)), PackedMask(spans([3]), spans([0])))
-    np.testing.assert_allclose(y, add_norm_forward(np.zeros((3, D)), x, PARAMS.output, EPS)[0], atol=1e-14)
+    np.testing.assert_allclose(y, add_norm_forward(np.zeros((3, D)), x, PARAMS.output, EPS)[0], atol=1e-14)  # float64
 
 
 def test_sentences_may_share_a_source() -> None:
@@ -115,7 +115,7 @@ def test_sentences_may_share_a_source() -> None:
     together = run(x, source, PackedMask(spans([2, 3]), Spans(np.array([0, 0]), np.array([4, 4]))))
     for rows in (slice(0, 2), slice(2, 5)):
         alone = run(x[rows], source, PackedMask(spans([rows.stop - rows.start]), spans([4])))
-        np.testing.assert_allclose(together[rows], alone, atol=1e-13)
+        np.testing.assert_allclose(together[rows], alone, atol=1e-13)  # float64, sums in another order
 
 
 def test_keys_and_values_may_be_made_before(library: Library) -> None:

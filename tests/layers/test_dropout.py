@@ -224,7 +224,7 @@ def test_cross_attention_drops_the_same_probabilities_wherever_the_padding_is(li
     seen = source_is_real[:, None, None, :] & is_real[:, None, :, None]
     padded = attend((query, key, value), PaddedMask(seen), token_key)
     for ours, expected, places in zip(padded, packed, (is_real, is_real, source_is_real, source_is_real), strict=True):
-        np.testing.assert_allclose(ours[places], expected, atol=1e-13)
+        np.testing.assert_allclose(ours[places], expected, atol=1e-13)  # float64, sums in another order
 
 
 def test_packed_attention_takes_no_token_key() -> None:

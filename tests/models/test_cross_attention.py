@@ -113,9 +113,9 @@ def test_without_a_mask_the_whole_source_is_seen(tmp_path: Path, class_name: str
     given_ = arguments([5, 5, 5], [4, 4, 4])
     del given_["encoder_attention_mask"]
     theirs = run_reference(reference, given_)
-    np.testing.assert_allclose(last(model(**given_)), last(theirs).numpy(), atol=1e-10)
+    np.testing.assert_allclose(last(model(**given_)), last(theirs).numpy(), atol=1e-10)  # the order of sums
     given_["encoder_attention_mask"] = np.ones((3, 4))
-    np.testing.assert_allclose(last(model(**given_)), last(theirs).numpy(), atol=1e-10)
+    np.testing.assert_allclose(last(model(**given_)), last(theirs).numpy(), atol=1e-10)  # the order of sums
 
 
 @EVERY_CLASS
@@ -128,12 +128,12 @@ def test_what_is_saved_loads_here_and_in_the_reference(tmp_path: Path, class_nam
     is_real = given_["attention_mask"] == 1
     expected = last(model(**given_))
     reference = last(run_reference(theirs.eval(), given_, use_cache=False)).numpy()
-    np.testing.assert_allclose(reference[is_real], expected[is_real], atol=1e-10)
+    np.testing.assert_allclose(reference[is_real], expected[is_real], atol=1e-10)  # float64, sums in another order
     again = getattr(xlmr_np, class_name).from_pretrained(tmp_path)
     assert again.load_report.is_as_expected
     for name, array in again.state_dict().items():
         np.testing.assert_array_equal(array, model.state_dict()[name])
-    np.testing.assert_allclose(last(pickle.loads(pickle.dumps(model))(**given_)), expected, atol=1e-12)
+    np.testing.assert_allclose(last(pickle.loads(pickle.dumps(model))(**given_)), expected, atol=1e-12)  # float64
 
 
 def test_an_encoders_states_begin_a_decoder(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_sentence_sees_its_own_source_and_nothing_else(
             encoder_hidden_states=source[None] if len(source) else nothing,
             encoder_attention_mask=np.full((1, max(1, len(source))), min(1, len(source))),
         )
-        np.testing.assert_allclose(together[row, : len(sentence)], last(alone)[0], atol=1e-11)
+        np.testing.assert_allclose(together[row, : len(sentence)], last(alone)[0], atol=1e-11)  # the order of sums
 
 
 @LAYOUTS
@@ -209,7 +209,7 @@ def test_more_padding_of_the_source_changes_nothing(class_name: str, implementat
     model.set_attn_implementation(implementation)
     few, more = (last(model(**arguments(extra=extra))) for extra in (0, 5))
     model.set_attn_implementation("sdpa")
-    np.testing.assert_allclose(more, few, atol=1e-12)
+    np.testing.assert_allclose(more, few, atol=1e-12)  # float64, sums in another order
 
 
 @LAYOUTS
@@ -245,7 +245,7 @@ def test_long_batches_are_not_cut_into_shards() -> None:
     together = model(**given_).last_hidden_state
     for row in (0, 17, 39):
         alone = model(**{name: each[row : row + 1] for name, each in given_.items()}).last_hidden_state
-        np.testing.assert_allclose(together[row], alone[0], atol=1e-11)
+        np.testing.assert_allclose(together[row], alone[0], atol=1e-11)  # float64, sums in another order
 
 
 def test_half_precision_weights_compute_in_float32() -> None:
@@ -255,7 +255,7 @@ def test_half_precision_weights_compute_in_float32() -> None:
     wide.params = trees.map_leaves(lambda leaf: leaf.astype(np.float32), half.params)
     ours, expected = (model(**arguments()).last_hidden_state for model in (half, wide))
     assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours, expected, atol=2e-6)
+    np.testing.assert_allclose(ours, expected, atol=2e-6)  # float32, through all layers
 
 
 # Training; parity of gradients is in test_gradients.py
@@ -272,7 +272,7 @@ def test_losses_agree(implementation: str) -> None:
         float(model.loss_and_gradients(**given_, labels=labels)[0].loss),
     ]
     model.set_attn_implementation("sdpa")
-    np.testing.assert_allclose(losses, expected, rtol=1e-12)
+    np.testing.assert_allclose(losses, expected, rtol=1e-12)  # float64, sums in another order
 
 
 @LAYOUTS
