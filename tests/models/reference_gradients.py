@@ -100,7 +100,7 @@ def reference_step(
             stack.enter_context(_injected(dropped))
         # the causal loss rounds the logits to float32, which would hide half of the digits of float64
         stack.enter_context(mock.patch.object(torch.Tensor, "float", _at_least_float32))
-        arguments = _tensors(reference, batch.arguments)
+        arguments = _tensors(reference, {**_our_positions(reference, batch), **batch.arguments})
         inputs = {SOURCE: arguments[SOURCE].requires_grad_()} if SOURCE in arguments else {}
         loss = _loss(reference, arguments, _tensors(reference, labels), label_smoothing)
     loss.backward()
@@ -219,6 +219,14 @@ _float = torch.Tensor.float
 
 def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
     return x if x.dtype == torch.float64 else _float(x)
+
+
+def _our_positions(reference: transformers.PreTrainedModel, batch: Batch) -> dict[str, np.ndarray]:
+    """Our decoders count the tokens that the mask shows; the reference's count ids that are no padding."""
+    if not reference.config.is_decoder or "input_ids" not in batch.arguments:
+        return {}
+    counted = batch.is_real.astype(np.int64)
+    return {"position_ids": counted.cumsum(axis=1) * counted + reference.config.pad_token_id}
 
 
 @contextmanager

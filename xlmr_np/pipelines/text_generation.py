@@ -236,7 +236,7 @@ class TextGenerationPipeline:
         """
         options, config = request.options, request.config
         read = options.prefix + checked_text(text, "Prompt", f" {number}")
-        ids = self.tokenizer(read, truncation=False)["input_ids"]
+        ids = self.tokenizer(read, truncation=False, verbose=False)["input_ids"]  # its length is looked at below
         ids = ids if options.add_end_token else ids[:-1]
         limit = longest_text(config, self.model.config)
         if options.handle_long_generation == "hole":
