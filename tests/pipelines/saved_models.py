@@ -17,19 +17,20 @@ def save_fill_mask_model(
     directory: Path, vocabulary: Path, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> transformers.PreTrainedModel:
     """A random masked language model for that vocabulary, saved by transformers, and the vocabulary beside it."""
-    return _save(directory, "XLMRobertaForMaskedLM", vocabulary, dtype, **changes)
+    return save_model(directory, "XLMRobertaForMaskedLM", vocabulary, dtype, **changes)
 
 
 def save_text_generation_model(
     directory: Path, vocabulary: Path, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> transformers.PreTrainedModel:
     """The same for a causal language model."""
-    return _save(directory, "XLMRobertaForCausalLM", vocabulary, dtype, is_decoder=True, **changes)
+    return save_model(directory, "XLMRobertaForCausalLM", vocabulary, dtype, is_decoder=True, **changes)
 
 
-def _save(
-    directory: Path, model_class: str, vocabulary: Path, dtype: torch.dtype, **changes: Any
+def save_model(
+    directory: Path, model_class: str, vocabulary: Path, dtype: torch.dtype = torch.float32, **changes: Any
 ) -> transformers.PreTrainedModel:
+    """The same for transformers' class of that name."""
     settings = {
         "vocab_size": len(XLMRobertaTokenizer(vocabulary)),
         "hidden_size": 32,

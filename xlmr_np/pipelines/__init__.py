@@ -1,44 +1,52 @@
 """Tasks in two lines: `pipeline(task, model=...)` loads what a task needs, and a call runs it on text."""
 
-import difflib
-import inspect
 import os
-from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal, NamedTuple, overload
+from importlib import import_module
+from typing import Any, NamedTuple
 
 from xlmr_np.arrays import resolve_device
-from xlmr_np.models import XLMRobertaForCausalLM, XLMRobertaForMaskedLM, XLMRobertaPreTrainedModel
+from xlmr_np.models import XLMRobertaPreTrainedModel
 from xlmr_np.ops.threads import check_number_of_threads
-from xlmr_np.pipelines import text_generation
-from xlmr_np.pipelines.fill_mask import FillMaskPipeline
-from xlmr_np.pipelines.text_generation import TextGenerationPipeline
+from xlmr_np.pipelines.base import TaskPipeline, checked_names
 from xlmr_np.tokenizer import AutoTokenizer, XLMRobertaTokenizer
 from xlmr_np.weights.files import local_path
 
-Pipeline = FillMaskPipeline | TextGenerationPipeline
-
 
 class Task(NamedTuple):
-    """What a task needs."""
+    """What a task needs, by name: it is imported when somebody asks for it.
 
-    pipeline_class: Any
-    model_class: Any
-    settings: Collection[str]  # their names
+    Attributes:
+        module: its file in this folder.
+        pipeline_class: in that file.
+        model_class: in `xlmr_np.models`.
+    """
+
+    module: str
+    pipeline_class: str
+    model_class: str
 
 
 TASKS = {
-    "fill-mask": Task(FillMaskPipeline, XLMRobertaForMaskedLM, inspect.signature(FillMaskPipeline).parameters),
-    "text-generation": Task(TextGenerationPipeline, XLMRobertaForCausalLM, text_generation.SETTINGS),
+    "feature-extraction": Task("feature_extraction", "FeatureExtractionPipeline", "XLMRobertaModel"),
+    "fill-mask": Task("fill_mask", "FillMaskPipeline", "XLMRobertaForMaskedLM"),
+    "question-answering": Task("question_answering", "QuestionAnsweringPipeline", "XLMRobertaForQuestionAnswering"),
+    "reranking": Task("reranking", "RerankingPipeline", "XLMRobertaForSequenceClassification"),
+    "sentence-embedding": Task("sentence_embedding", "SentenceEmbeddingPipeline", "XLMRobertaModel"),
+    "text-classification": Task(
+        "text_classification", "TextClassificationPipeline", "XLMRobertaForSequenceClassification"
+    ),
+    "text-generation": Task("text_generation", "TextGenerationPipeline", "XLMRobertaForCausalLM"),
+    "token-classification": Task(
+        "token_classification", "TokenClassificationPipeline", "XLMRobertaForTokenClassification"
+    ),
+    "zero-shot-classification": Task(
+        "zero_shot_classification", "ZeroShotClassificationPipeline", "XLMRobertaForSequenceClassification"
+    ),
 }
+ALIASES = {"ner": "token-classification", "sentiment-analysis": "text-classification"}
 
 
-@overload
-def pipeline(task: Literal["fill-mask"], *arguments: Any, **settings: Any) -> FillMaskPipeline: ...
-@overload
-def pipeline(task: Literal["text-generation"], *arguments: Any, **settings: Any) -> TextGenerationPipeline: ...
-@overload
-def pipeline(task: str | None = None, *arguments: Any, **settings: Any) -> Pipeline: ...
 def pipeline(
     task: str | None = None,
     model: str | os.PathLike[str] | XLMRobertaPreTrainedModel | None = None,
@@ -57,11 +65,11 @@ def pipeline(
     num_threads: int | None = None,
     model_kwargs: dict[str, Any] | None = None,
     **settings: Any,
-) -> Pipeline:
+) -> Any:
     """Make the pipeline of a task.
 
     Args:
-        task: "fill-mask" or "text-generation".
+        task: a name among `TASKS`, or `ALIASES`.
         model: a directory, a hub id, "demo" for the small model that comes with the package, or a loaded model.
         config: see `from_pretrained` of the model classes, as for all up to `device_map` but `tokenizer`.
         tokenizer: a directory, a hub id, or a loaded tokenizer; None takes the model's own.
@@ -77,7 +85,7 @@ def pipeline(
         num_threads: how many threads to use on a CPU; None leaves a loaded model as it is, and otherwise uses all
             processors.
         model_kwargs: further arguments of `from_pretrained`; they win over those above.
-        **settings: of the task, such as `top_k` and `batch_size` for fill-mask.
+        **settings: of the task, such as `top_k` and `batch_size` for fill-mask; see its pipeline's `setting_class`.
 
     Returns:
         The task's pipeline, whose `__call__` does the work.
@@ -88,17 +96,17 @@ def pipeline(
         TypeError: model or tokenizer is none of the above, or a setting is unknown.
         OSError: model or tokenizer cannot be loaded.
     """
+    task = ALIASES.get(task, task) if isinstance(task, str) else task
     if task not in TASKS:
-        raise ValueError(f"The task {task!r} is not known; the tasks are {', '.join(TASKS)}.")
+        names = sorted([*TASKS, *ALIASES])
+        raise ValueError(f"The task {task!r} is not known; the tasks are {', '.join(names)}.")
     if model is None:
         raise ValueError(f"The task {task!r} needs a model: pass model= a directory, a hub id, or 'demo'.")
-    pipeline_class, model_class, known = TASKS[task]
-    for unknown in sorted(settings.keys() - set(known))[:1]:
-        near = difflib.get_close_matches(unknown, known, n=1)
-        proposal = f" (did you mean {near[0]}?)" if near else ""
-        raise TypeError(
-            f"{task} has no setting {unknown}{proposal}; arguments of from_pretrained go into model_kwargs."
-        )
+    home = import_module(f"xlmr_np.pipelines.{TASKS[task].module}")
+    pipeline_class: type[TaskPipeline[Any]] = getattr(home, TASKS[task].pipeline_class)
+    model_class = getattr(import_module("xlmr_np.models"), TASKS[task].model_class)
+    hint = "arguments of from_pretrained go into model_kwargs"
+    settings = checked_names(task, settings, pipeline_class.setting_names(), hint)
     location: dict[str, Any] = {
         "revision": revision,
         "cache_dir": cache_dir,
@@ -117,6 +125,8 @@ def pipeline(
             raise ValueError("With a loaded model, pass its tokenizer too: tokenizer= one, a directory or a hub id.")
     else:
         _check_kind("model", model, XLMRobertaPreTrainedModel)
+        location, further_settings = pipeline_class.from_checkpoint(model, location)
+        settings = {**further_settings, **settings}
         tokenizer = model if tokenizer is None else tokenizer
     if not isinstance(tokenizer, XLMRobertaTokenizer):
         _check_kind("tokenizer", tokenizer, XLMRobertaTokenizer)
