@@ -19,6 +19,7 @@ from tests.pipelines.saved_models import LONGEST
 from xlmr_np import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaTokenizer
 from xlmr_np.ops import Op
 from xlmr_np.pipelines.fill_mask import FillMaskPipeline
+from xlmr_np.pipelines.streaming import BATCHES_IN_WINDOW
 
 ONE_MASK = [
     "Bonjour, je suis un petit modèle de <mask>.",
@@ -298,7 +299,7 @@ def test_no_prediction_needs_no_logits(exact: Pair, rows_of_logits: list[int]) -
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_iterators_are_read_a_batch_at_a_time(exact: Pair, batch_size: int) -> None:
+def test_iterators_are_read_a_window_at_a_time(exact: Pair, batch_size: int) -> None:
     read: list[int] = []
 
     def endless() -> Iterator[str]:
@@ -311,7 +312,8 @@ def test_iterators_are_read_a_batch_at_a_time(exact: Pair, batch_size: int) -> N
     assert read == []
     for number in range(7):
         assert_same(next(answers), exact.ours(MIXED[number % len(MIXED)]), exact.tolerance)
-        assert len(read) == (number // batch_size + 1) * batch_size
+        window = 1 if batch_size == 1 else batch_size * BATCHES_IN_WINDOW
+        assert len(read) == (number // window + 1) * window
 
 
 def test_an_iterator_ends_with_its_texts(exact: Pair) -> None:
@@ -362,7 +364,7 @@ def test_the_text_without_a_mask_is_named(exact: Pair) -> None:
     with pytest.raises(ValueError, match=r"Text 6 has no <mask>: 'none\\x1b\[31m'"):
         exact.ours(texts, batch_size=4)
     answers = exact.ours(iter(texts), batch_size=4)
-    assert len(list(itertools.islice(answers, 4))) == 4  # the batches before it are answered
+    assert len(list(itertools.islice(answers, 5))) == 5  # those before it are answered
     with pytest.raises(ValueError, match="Text 6 has no <mask>"):
         next(answers)
 
@@ -372,16 +374,49 @@ def test_no_mask_after_truncation(exact: Pair) -> None:
         exact.ours("the cat and the dog and <mask>", tokenizer_kwargs={"truncation": True, "max_length": 6})
 
 
-def test_too_long(small_vocabulary: Path) -> None:
+@pytest.fixture(scope="module")
+def of_512_tokens(small_vocabulary: Path) -> FillMaskPipeline:
     tokenizer = XLMRobertaTokenizer(small_vocabulary)
     config = XLMRobertaConfig(
         vocab_size=len(tokenizer), hidden_size=8, num_attention_heads=1, num_hidden_layers=1, intermediate_size=8,
         max_position_embeddings=514, type_vocab_size=1,
     )  # fmt: skip
-    fill_mask = FillMaskPipeline(XLMRobertaForMaskedLM(config), tokenizer)
-    assert len(fill_mask("<mask>" * 510, top_k=1)) == 510
-    with pytest.raises(ValueError, match=r"^Text 2 has 513 tokens, and this model takes at most 512: .*truncation"):
-        fill_mask(["<mask>", "<mask>" * 511])
+    return FillMaskPipeline(XLMRobertaForMaskedLM(config, generator=np.random.default_rng(0)), tokenizer)
+
+
+def test_too_many_masks(of_512_tokens: FillMaskPipeline) -> None:
+    assert len(of_512_tokens("<mask>" * 510, top_k=1)) == 510
+    for texts in (["<mask>", "<mask>" * 511], ["<mask>", "<mask>" + "the " * 509 + "<mask>"]):
+        with pytest.raises(ValueError, match=r"^Text 2 has (511|2) masks over 511 tokens, and this model takes 510"):
+            of_512_tokens(texts)
+
+
+@pytest.mark.parametrize("settings", [{"truncation": False}, {"tokenizer_kwargs": {"truncation": False}}])
+def test_too_long_where_nothing_may_be_cut(of_512_tokens: FillMaskPipeline, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"^Text 2 has 514 tokens, and this model takes at most 512: .*truncation"):
+        of_512_tokens(["<mask>", "<mask>" + "the " * 511], **settings)
+
+
+def test_texts_that_are_too_long_are_read_around_their_masks(exact: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    room = LONGEST - 2
+    answers = {}
+    with caplog.at_level(logging.WARNING, "xlmr_np"):
+        for before, after in ((0, 100), (100, 0), (100, 100), (10, 100)):
+            caplog.clear()
+            text = "the " * before + "<mask>" + " the" * after
+            answers[before, after] = exact.ours([text, text])[0]
+            message = f"Text 1 has {before + after + 3} tokens, of which {LONGEST} around the masks are read"
+            assert [record.getMessage()[: len(message)] for record in caplog.records] == [message]  # one for both
+    short = {
+        (0, 100): "<mask>" + " the" * (room - 1),
+        (100, 0): "the " * (room - 1) + "<mask>",
+        (100, 100): "the " * (room // 2) + "<mask>" + " the" * (room - room // 2 - 1),
+        (10, 100): "the " * 10 + "<mask>" + " the" * (room - 11),
+    }
+    for key, text in short.items():
+        assert_same(answers[key], exact.ours(text), exact.tolerance)
+    with pytest.raises(Exception, match="index"):  # IndexError or RuntimeError, by the place of the table
+        exact.theirs("the " * 100 + "<mask>")
 
 
 @pytest.mark.parametrize(
@@ -405,7 +440,9 @@ def test_half_a_character(exact: Pair) -> None:
 
 @pytest.mark.parametrize("inputs", [None, b"<mask>", 7])
 def test_what_is_neither_a_text_nor_texts(exact: Pair, inputs: Any) -> None:
-    with pytest.raises(TypeError, match=f"Give a text or texts to fill; got {type(inputs).__name__}"):
+    with pytest.raises(
+        TypeError, match=f"Give a text, or a list or another iterable of them; got {type(inputs).__name__}"
+    ):
         exact.ours(inputs)
 
 

@@ -119,7 +119,9 @@ class TaskPipeline(Generic[Setting]):
         if self.is_one(inputs):
             return next(self.answers([inputs], setting))
         if isinstance(inputs, bytes) or not isinstance(inputs, Iterable):
-            raise TypeError(f"Give {self.input_name.lower()}s as str, a list or an iterable; got {_kind(inputs)}.")
+            raise TypeError(
+                f"Give a {self.input_name.lower()}, or a list or another iterable of them; got {_kind(inputs)}."
+            )
         answers = self.answers(inputs, setting)
         if not isinstance(inputs, list | tuple):
             return iter(with_progress_bar(answers, None, is_wanted=setting.progress_bar or False))
@@ -298,8 +300,8 @@ def known_settings(pipeline_class: type[TaskPipeline[Any]], settings: dict[str, 
     Raises:
         TypeError: one is unknown.
     """
-    names = pipeline_class.setting_names()
-    return checked_names(pipeline_class.__name__, settings, names, f"it has {', '.join(sorted(names))}")
+    hint = f"{pipeline_class.setting_class.__name__} says what there is"
+    return checked_names(pipeline_class.__name__, settings, pipeline_class.setting_names(), hint)
 
 
 def checked_names(owner: str, settings: dict[str, Any], known: Collection[str], hint: str) -> dict[str, Any]:

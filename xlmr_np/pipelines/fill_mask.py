@@ -1,24 +1,50 @@
 """Fill-mask: which tokens fit where the text says `<mask>`."""
 
+import dataclasses
 import reprlib
 from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xlmr_np.arrays import to_numpy
-from xlmr_np.inputs import longest_sequence
-from xlmr_np.models import XLMRobertaForMaskedLM
-from xlmr_np.pipelines.pairing import check_pair
-from xlmr_np.tokenizer import XLMRobertaTokenizer
+from xlmr_np.pipelines.base import TaskPipeline, TruncationSetting, WarnOnce, padded
+from xlmr_np.pipelines.streaming import Row
 from xlmr_np.tokenizer.arguments import checked_text, whole_number
 
 Prediction = dict[str, Any]
 Targets = str | int | Iterable[str | int]
 
 
-class FillMaskPipeline:
+@dataclass(frozen=True, kw_only=True)
+class FillMaskSetting(TruncationSetting):
+    """What may be asked of fill-mask. A text that is too long is cut at both ends, so that its masks stay.
+
+    Attributes:
+        top_k: how many predictions for each mask, at most the number of targets.
+        targets: consider these tokens only. A word is looked up as the beginning of a word ("▁word") first and as a
+            piece within words after that; "▁word" and token ids are taken as they are.
+        tokenizer_kwargs: arguments for the tokenizer. {"truncation": True} cuts texts at their end, as the reference
+            does, whether or not masks are lost.
+    """
+
+    top_k: int = 5
+    targets: Targets | None = None
+    tokenizer_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_number("top_k", self.top_k, minimum=0)
+
+
+class MaskedText(NamedTuple):
+    """A text with masks, as one row."""
+
+    rows: tuple[Row]
+
+
+class FillMaskPipeline(TaskPipeline[FillMaskSetting]):
     """Fills masks with a masked language model.
 
     A text with one mask gets a list of predictions, the likeliest first, each a dict of
@@ -32,81 +58,27 @@ class FillMaskPipeline:
     special tokens, and the other masks stand in it as masks.
     """
 
-    def __init__(
-        self,
-        model: XLMRobertaForMaskedLM,
-        tokenizer: XLMRobertaTokenizer,
-        *,
-        top_k: int = 5,
-        targets: Targets | None = None,
-        batch_size: int = 8,
-        tokenizer_kwargs: dict[str, Any] | None = None,
-    ) -> None:
-        """Hold the model and the settings that calls may override.
+    setting_class = FillMaskSetting
 
-        Args:
-            model: the language model.
-            tokenizer: its tokenizer.
-            top_k: how many predictions for each mask.
-            targets: see `__call__`, as for the next two.
-            batch_size: see there.
-            tokenizer_kwargs: see there.
+    def __call__(self, inputs: Any, **changes: Any) -> Any:
+        """See `TaskPipeline.__call__`; a list of one text is answered by its only answer, as in the reference."""
+        answer = super().__call__(inputs, **changes)
+        return answer[0] if isinstance(inputs, list | tuple) and len(answer) == 1 else answer
+
+    def answers(self, inputs: Iterable[Any], setting: FillMaskSetting) -> Iterator[Any]:
+        """See `TaskPipeline.answers`.
 
         Raises:
-            ValueError: the tokenizer has ids that the model does not know, or `batch_size` is not positive.
+            ValueError: `top_k` is above the size of the vocabulary, or a target is not one token of it.
+            TypeError: a target is neither a word nor a token id.
         """
-        check_pair(model, tokenizer)
-        self.model = model
-        self.tokenizer = tokenizer
-        self.top_k = top_k
-        self.targets = targets
-        self.batch_size = whole_number("batch_size", batch_size, minimum=1)
-        self.tokenizer_kwargs = tokenizer_kwargs or {}
-
-    def __call__(
-        self,
-        inputs: str | Iterable[str],
-        *,
-        top_k: int | None = None,
-        targets: Targets | None = None,
-        batch_size: int | None = None,
-        tokenizer_kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """Fill the masks of one or many texts.
-
-        Args:
-            inputs: a text; a list of texts, answered by a list (one of length 1 by its only answer, as the
-                reference does); or any other iterable of texts, answered by an iterator that works through it
-                in batches.
-            top_k: how many predictions for each mask, at most the number of targets.
-            targets: consider these tokens only. A word is looked up as the beginning of a word ("▁word") first
-                and as a piece within words after that; "▁word" and token ids are taken as they are.
-            batch_size: how many texts are run together.
-            tokenizer_kwargs: arguments for the tokenizer. {"truncation": True} cuts texts to what the model takes.
-
-        Raises:
-            ValueError: a text has no mask, or is too long for the model; a target is not one token; `top_k` or
-                `batch_size` is out of range.
-            TypeError: an input is not a text, a target neither a word nor an id, or a number not a whole one.
-        """
-        top_k = whole_number("top_k", self.top_k if top_k is None else top_k, minimum=0)
-        if top_k > self.model.config.vocab_size:
-            raise ValueError(f"top_k={top_k} is more than the {self.model.config.vocab_size} tokens of the vocabulary.")
-        batch_size = self.batch_size if batch_size is None else whole_number("batch_size", batch_size, minimum=1)
-        target_ids = self.target_ids(self.targets if targets is None else targets)
-        if target_ids is not None:
-            top_k = min(top_k, len(target_ids))
-        texts = [inputs] if isinstance(inputs, str) else inputs
-        if isinstance(texts, bytes) or not isinstance(texts, Iterable):
-            raise TypeError(f"Give a text or texts to fill; got {type(inputs).__name__}.")
-        settings = {**self.tokenizer_kwargs, **(tokenizer_kwargs or {})}
-        if settings.get("truncation") and settings.get("max_length") is None:
-            settings["max_length"] = min(self._limit, self.tokenizer.model_max_length or self._limit)
-        results = self._stream(iter(texts), batch_size, top_k, target_ids, settings)
-        if not isinstance(texts, list | tuple):
-            return results
-        answers = list(results)
-        return answers[0] if len(answers) == 1 else answers
+        if setting.top_k > self.model.config.vocab_size:
+            raise ValueError(
+                f"top_k={setting.top_k} is more than the {self.model.config.vocab_size} tokens of the vocabulary."
+            )
+        targets = self.target_ids(setting.targets)
+        top_k = min(int(setting.top_k), self.model.config.vocab_size if targets is None else len(targets))
+        return super().answers(inputs, dataclasses.replace(setting, targets=targets, top_k=top_k))
 
     def target_ids(self, targets: Targets | None) -> list[int] | None:
         """The token ids of targets, each once; None for None.
@@ -144,63 +116,74 @@ class FillMaskPipeline:
             "by one token; choose another word, or one of these pieces."
         )
 
-    @property
-    def _limit(self) -> int:
-        """How many tokens the model takes."""
-        return longest_sequence(self.model.config)
-
-    def _stream(
-        self,
-        texts: Iterator[str],
-        batch_size: int,
-        top_k: int,
-        target_ids: list[int] | None,
-        settings: dict[str, Any],
-    ) -> Iterator[list[Any]]:
-        first = 1
-        while batch := list(islice(texts, batch_size)):
-            rows = [self._encode(text, number, settings) for number, text in enumerate(batch, first)]
-            yield from self._answers(rows, top_k, target_ids)
-            first += len(batch)
-
-    def _encode(self, text: str, number: int, settings: dict[str, Any]) -> np.ndarray:
-        """The ids of one text; `number` is its number among all, for messages."""
-        row = np.ravel(self.tokenizer(checked_text(text, "Text", f" {number}"), **settings)["input_ids"])
-        row = row[row != self.tokenizer.pad_token_id]  # batches are padded below, whatever the settings say
+    def read(self, number: int, value: Any, setting: FillMaskSetting, warned: WarnOnce) -> MaskedText:
+        """The row of a text."""
+        name = self.name_of(number)
+        text = checked_text(value, name)
+        asked = dict(setting.tokenizer_kwargs)
+        limit = self.longest(setting.max_length)
+        if asked.get("truncation") and asked.get("max_length") is None:
+            asked["max_length"] = limit
+        row = np.ravel(self.tokenizer(text, **{"truncation": False, "verbose": False, **asked})["input_ids"])
+        row = row[row != self.tokenizer.pad_token_id]  # whatever the settings say about padding
         mask = self.tokenizer.mask_token
         if self.tokenizer.mask_token_id not in row:
             cut = " after truncation" if mask in text else ""
             raise ValueError(
-                f"Text {number} has no {mask}{cut}: {reprlib.repr(text)}; write {mask} where a word is to be found."
+                f"{name} has no {mask}{cut}: {reprlib.repr(text)}; write {mask} where a word is to be found."
             )
-        if len(row) > self._limit:
-            raise ValueError(
-                f"Text {number} has {len(row)} tokens, and this model takes at most {self._limit}: "
-                f"{reprlib.repr(text)}; shorten it, or have it cut "
-                '(tokenizer_kwargs={"truncation": True}, or --truncate on the command line).'
-            )
-        return row
+        if len(row) > limit:
+            if not asked.get("truncation", setting.truncation):
+                raise ValueError(
+                    f"{name} has {len(row)} tokens, and this model takes at most {limit}: {reprlib.repr(text)}; "
+                    "shorten it, or have it cut (truncation=True)."
+                )
+            warned(
+                "%s has %d tokens, of which %d around the masks are read, and so it is with others that are longer.",
+                name, len(row), limit,
+            )  # fmt: skip
+            row = self._around_masks(name, row, limit)
+        return MaskedText((Row(row.tolist()),))
 
-    def _answers(self, rows: list[np.ndarray], top_k: int, target_ids: list[int] | None) -> Iterator[list[Any]]:
-        """The answers to one batch."""
-        ids = np.full((len(rows), max(map(len, rows))), self.tokenizer.pad_token_id)
-        for row, padded in zip(rows, ids, strict=True):
-            padded[: len(row)] = row
+    def _around_masks(self, name: str, row: np.ndarray, limit: int) -> np.ndarray:
+        """`limit` tokens of a row, with its special tokens around the part in whose middle its masks are."""
+        (masks,) = np.nonzero(row == self.tokenizer.mask_token_id)
+        is_framed = row[0] == self.tokenizer.cls_token_id
+        inner, room = (row[1:-1], limit - 2) if is_framed else (row, limit)
+        first, last = (int(each) - is_framed for each in (masks[0], masks[-1]))
+        if last - first >= room:
+            raise ValueError(
+                f"{name} has {len(masks)} masks over {last - first + 1} tokens, and this model takes {room} at once; "
+                "ask about parts of the text."
+            )
+        start = min(max((first + last + 1 - room) // 2, 0), len(inner) - room)
+        part = inner[start : start + room]
+        return np.concatenate([row[:1], part, row[-1:]]) if is_framed else part
+
+    def compute(self, rows: list[Row], setting: FillMaskSetting) -> Iterable[tuple[list[Any], list[Any]]]:
+        """(scores, tokens) of each row, with a list for each of its masks."""
+        ids, is_real = padded([row.ids for row in rows], self.tokenizer.pad_token_id)
         is_mask = ids == self.tokenizer.mask_token_id
-        if top_k == 0:
+        if setting.top_k == 0:
             scores, tokens = np.zeros((is_mask.sum(), 0)), np.zeros((is_mask.sum(), 0), int)
         else:
-            is_real = ids != self.tokenizer.pad_token_id
-            top = self.model.predict(ids, is_real, where=is_mask, k=top_k, targets=target_ids)
+            top = self.model.predict(ids, is_real, where=is_mask, k=setting.top_k, targets=setting.targets)
             logits, tokens, log_sum_exp = (to_numpy(part) for part in top)
             if not np.isfinite(log_sum_exp).all():
                 raise ValueError("The model's logits are not finite numbers: its weights are damaged.")
             scores = np.exp(logits - log_sum_exp[:, None])
-        remaining = zip(scores.tolist(), tokens.tolist(), strict=True)  # a list for each mask, in the order of the text
-        for row in rows:
-            places = np.flatnonzero(row == self.tokenizer.mask_token_id).tolist()
-            answer = [self._predictions(row, place, *next(remaining), len(places) == 1) for place in places]
-            yield answer[0] if len(answer) == 1 else answer
+        stops = np.cumsum(is_mask.sum(axis=1))[:-1]
+        for of_row in zip(np.split(scores, stops), np.split(tokens, stops), strict=True):
+            yield of_row[0].tolist(), of_row[1].tolist()
+
+    def answer(self, reading: Any, results: list[Any], setting: FillMaskSetting) -> list[Any]:
+        """The predictions for its mask, or a list of them for each of several."""
+        (scores, tokens), row = results[0], np.asarray(reading.rows[0].ids)
+        places = np.flatnonzero(row == self.tokenizer.mask_token_id).tolist()
+        answer = [
+            self._predictions(row, *of_mask, len(places) == 1) for of_mask in zip(places, scores, tokens, strict=True)
+        ]
+        return answer[0] if len(answer) == 1 else answer
 
     def _predictions(
         self, row: np.ndarray, place: int, scores: list[float], tokens: list[int], is_only_mask: bool
