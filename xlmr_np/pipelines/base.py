@@ -19,6 +19,7 @@ from xlmr_np.pipelines.streaming import BatchLimits, OnError, Reading, Row, stre
 from xlmr_np.progress import with_progress_bar
 from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.tokenizer.arguments import checked_flag, whole_number
+from xlmr_np.tokenizer.truncation import Limit, windows
 
 logger = logging.getLogger("xlmr_np")
 
@@ -218,23 +219,61 @@ class TaskPipeline(Generic[Setting]):
             strategy: as for the tokenizer's `truncation`.
 
         Raises:
-            ValueError: there is nothing to read in a text, or it is too long and may not be cut.
+            ValueError: there is nothing to read in a text, or as for `row_of`.
         """
-        ids = self.tokenizer(*texts, truncation=False, verbose=False)["input_ids"]
-        self.check_has_tokens(name, texts, ids)
-        limit = self.longest(setting.max_length)
-        if len(ids) <= limit:
-            return Row(ids)
-        if not setting.truncation:
-            raise ValueError(
-                f"{name} has {len(ids)} tokens, and at most {limit} are read: {reprlib.repr(texts[0])}; shorten it, or "
-                "have it cut (truncation=True)."
-            )
-        warned(
-            "%s has %d tokens, of which the first %d are read, and so it is with others that are longer.",
-            name, len(ids), limit,
-        )  # fmt: skip
-        return Row(self.tokenizer(*texts, truncation=strategy, max_length=limit)["input_ids"])
+        return self.row_of(name, [self.tokens_of(name, text) for text in texts], setting, warned, strategy)
+
+    def tokens_of(self, name: str, text: str) -> list[int]:
+        """The ids of a text, without special tokens around it.
+
+        Args:
+            name: what messages call it.
+            text: checked to be a str.
+
+        Raises:
+            ValueError: there is nothing to read in it.
+        """
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        self.check_has_tokens(name, [text], ids)
+        return ids
+
+    def row_of(
+        self,
+        name: str,
+        parts: Sequence[list[int]],
+        setting: TruncationSetting,
+        warned: "WarnOnce",
+        strategy: str = "longest_first",
+    ) -> Row:
+        """The ids of a text, or of both texts of a pair, as a row: see `cut_row`, which makes it of texts.
+
+        Raises:
+            ValueError: it is too long and may not be cut, or what would be left of a text is nothing.
+        """
+        specials = self.tokenizer.num_special_tokens_to_add(pair=len(parts) == 2)
+        length, limit = specials + sum(map(len, parts)), self.longest(setting.max_length)
+        if length > limit:
+            if not setting.truncation:
+                raise ValueError(
+                    f"{name} has {length} tokens, and at most {limit} are read: "
+                    f"{reprlib.repr(self.tokenizer.decode(parts[0][:limit]))}; shorten it, or have it cut "
+                    "(truncation=True)."
+                )
+            least = specials + (1 + len(parts[1]) if strategy == "only_first" else len(parts))
+            if least > limit:
+                uncut = " and for the second text, which is not cut" if strategy == "only_first" else ""
+                raise ValueError(
+                    f"{name} cannot be cut to the {limit} tokens that are read: with one token of each text that is "
+                    f"cut there are {least}, for the special tokens{uncut}; shorten it, or have more read (max_length)."
+                )
+            warned(
+                "%s has %d tokens, of which %d are read, and so it is with others that are longer.",
+                name, length, limit,
+            )  # fmt: skip
+            cut = Limit(limit - specials, strategy, 0, self.tokenizer.truncation_side, False, False)
+            ((*kept,),) = windows([len(part) for part in parts], cut)
+            parts = [part[start:stop] for part, (start, stop) in zip(parts, kept, strict=True)]
+        return Row(self.tokenizer.build_inputs_with_special_tokens(*parts))
 
     def check_has_tokens(self, name: str, texts: Sequence[str], ids: Sequence[int]) -> None:
         """Refuse a text in which there is nothing to read (ValueError)."""
@@ -275,16 +314,16 @@ def padded(rows: Sequence[Sequence[int]], pad_token_id: int) -> tuple[np.ndarray
     return ids, is_real
 
 
-def finite(logits: Array) -> np.ndarray:
-    """Logits on the host, in float32 at least.
+def finite(output: Array, name: str = "logits") -> np.ndarray:
+    """Logits or other output of a model on the host, in float32 at least.
 
     Raises:
-        ValueError: one is not finite.
+        ValueError: a number is not finite; the message calls the output by its name.
     """
-    array = to_numpy(logits)
+    array = to_numpy(output)
     array = array.astype(np.result_type(array.dtype, np.float32), copy=False)
     if not np.isfinite(array).all():
-        raise ValueError("The model's logits are not finite numbers: its weights are damaged.")
+        raise ValueError(f"The model's {name} are not finite numbers: its weights are damaged.")
     return array
 
 

@@ -79,10 +79,11 @@ def streamed(
 
     Raises:
         ValueError, TypeError: as for `read`.
-        Exception: what `inputs` raises.
+        Exception: what `inputs` or `on_error` raises.
     """
     source = enumerate(inputs, 1)
-    while True:
+    is_over = False
+    while not is_over:
         window: list[Any] = []
         failure: Exception | None = None
         rows = tokens = 0
@@ -90,28 +91,35 @@ def streamed(
             try:
                 number, value = next(source)
             except StopIteration:
+                is_over = True
                 break
             except Exception as error:  # of the inputs' own making
                 failure = error
                 break
             try:
-                reading = read(number, value)
-            except (ValueError, TypeError) as error:
-                if on_error is None:
-                    failure = error
-                    break
-                window.append(_Answered(on_error(number, error)))
-                continue
+                reading = _read(number, value, read, on_error)
+            except Exception as error:  # of `read`, or of `on_error`
+                failure = error
+                break
             window.append(reading)
-            rows += len(reading.rows)
-            tokens += sum(len(row.ids) for row in reading.rows)
+            of_reading = () if isinstance(reading, _Answered) else reading.rows
+            rows += max(len(of_reading), 1)  # what has no rows is held, too
+            tokens += max(sum(len(row.ids) for row in of_reading), 1)
         results = _run([each for each in window if not isinstance(each, _Answered)], compute, limits)
         for each in window:
             yield each.answer if isinstance(each, _Answered) else answer(each, next(results))
         if failure is not None:
             raise failure
-        if not window:
-            return
+
+
+def _read(number: int, value: Any, read: Callable[[int, Any], Reading], on_error: OnError | None) -> Any:
+    """The reading of an input, or what stands for its answer."""
+    try:
+        return read(number, value)
+    except (ValueError, TypeError) as error:
+        if on_error is None:
+            raise
+        return _Answered(on_error(number, error))
 
 
 def _run(
