@@ -51,7 +51,8 @@ class TextClassificationPipeline(TaskPipeline[TextClassificationSetting]):
     """Labels texts (sentiment, topic, entailment, similarity), by a model with a classifier of sentences.
 
     An input is a text, or a pair {"text": ..., "text_pair": ...}. Its answer is a dict of `label` and `score`; with
-    `top_k` a list of such dicts. As in the reference, the answer to a single text is a list of that dict.
+    `top_k` a list of such dicts. As in the reference, the answer to a single text stands in a list of its own, unless
+    the call says `top_k`.
     """
 
     setting_class = TextClassificationSetting
@@ -59,7 +60,7 @@ class TextClassificationPipeline(TaskPipeline[TextClassificationSetting]):
     def __call__(self, inputs: Any, **changes: Any) -> Any:
         """See `TaskPipeline.__call__`."""
         answer = super().__call__(inputs, **changes)
-        return [answer] if isinstance(inputs, str) and "top_k" not in changes and self.setting.top_k is ... else answer
+        return [answer] if isinstance(inputs, str) and "top_k" not in changes else answer
 
     def read(self, number: int, value: Any, setting: TextClassificationSetting, warned: WarnOnce) -> TextReading:
         """The row of a text or a pair."""
