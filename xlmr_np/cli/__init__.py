@@ -8,7 +8,7 @@ from typing import NoReturn, Protocol
 
 from xlmr_np import __version__
 
-from . import fill_mask, generate, info, pretrain, tokenize, trim_vocab
+from . import attention, fill_mask, generate, info, pretrain, tokenize, trim_vocab
 from .terminal import complain, message_of, printable
 
 EXIT_BAD_INPUT = 2
@@ -34,6 +34,7 @@ class Command(Protocol):
 
 
 COMMANDS: dict[str, Command] = {
+    "attention": attention,
     "fill-mask": fill_mask,
     "generate": generate,
     "info": info,
