@@ -58,7 +58,9 @@ class Browser:
         )
         try:
             assert self._driver.stdout is not None
-            started = next(filter(None, (re.search(r"successfully on port (\d+)", line) for line in self._driver.stdout)))
+            started = next(
+                filter(None, (re.search(r"successfully on port (\d+)", line) for line in self._driver.stdout))
+            )
             self._address = f"http://127.0.0.1:{started[1]}/session"
             session = self._ask("POST", "", {"capabilities": {"alwaysMatch": self._capabilities()}})
             self._address += f"/{session['sessionId']}"
@@ -98,7 +100,9 @@ class Browser:
 
     def _ask(self, method: str, path: str, content: dict[str, Any] | None) -> Any:
         body = None if content is None else json.dumps(content).encode()
-        request = urllib.request.Request(self._address + path, body, {"Content-Type": "application/json"}, method=method)
+        request = urllib.request.Request(
+            self._address + path, body, {"Content-Type": "application/json"}, method=method
+        )
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with direct.open(request, timeout=SECONDS) as response:
@@ -147,9 +151,7 @@ class Browser:
 
     def press(self, *keys: str) -> None:
         """Presses keys one after the other, wherever the focus is."""
-        actions = [
-            {"type": kind, "value": KEYS.get(key, key)} for key in keys for kind in ("keyDown", "keyUp")
-        ]
+        actions = [{"type": kind, "value": KEYS.get(key, key)} for key in keys for kind in ("keyDown", "keyUp")]
         self._ask("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
 
     def screenshot(self, file: Path, whole: bool = True) -> None:

@@ -7,6 +7,7 @@
   const WEAKEST_LINE = 0.02; // among all; of a chosen token also weaker ones are drawn
   const WEAKEST_LINE_OF_TOKEN = 0.004;
   const LISTED = 8;
+  const UNSHOWN = /((?![\u200c\u200d])[\p{C}\p{Zl}\p{Zp}])/u;
 
   // `token` is what was chosen, on the side "from" or "to", and `partner` the other end, in the matrix.
   const state = { layer: layers - 1, head: AVERAGE, view: "links", token: null, side: "from", partner: null };
@@ -41,8 +42,8 @@
     if (word !== text) shown.append(element("span", { class: "space", "aria-hidden": "true" }, "▁"));
     if (/^\p{M}/u.test(word)) shown.append(element("span", { class: "space", "aria-hidden": "true" }, "◌"));
     // What has no shape, or would turn the text around it, is named; joiners belong to the spelling of words.
-    for (const part of word.split(/([^\P{C}\u200c\u200d])/u)) {
-      if (/^[^\P{C}\u200c\u200d]$/u.test(part)) {
+    for (const part of word.split(UNSHOWN)) {
+      if (UNSHOWN.test(part)) {
         const code = part.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
         shown.append(element("span", { class: "code", dir: "ltr" }, `U+${code}`));
       } else if (part) shown.append(part);
@@ -192,7 +193,7 @@
 
   function onTokenKey(event) {
     const { side } = event.currentTarget.dataset;
-    const index = Math.max(0, order.indexOf(state.token));
+    const index = [...event.currentTarget.children].indexOf(document.activeElement);
     const last = order.length - 1;
     const moves = {
       ArrowUp: [index - 1, side], ArrowDown: [index + 1, side], Home: [0, side], End: [last, side],
@@ -284,7 +285,6 @@
       paintMap(at("map"), values);
       at("matrix").style.setProperty("--label", `${at("rows").offsetWidth}px`);
     }
-    at("release").disabled = state.token === null;
   }
 
   function renderPlace() {
