@@ -10,6 +10,7 @@ import pytest
 from tests.cli.finished import Run, assert_bad_input, assert_harmless
 from tests.pipelines.saved_models import LONGEST
 from xlmr_np import XLMRobertaTokenizer
+from xlmr_np.visualization import MOST_TOKENS
 
 TEXT = "Der Garten."
 
@@ -54,6 +55,13 @@ def test_the_demo_model(run: Run, tmp_path: Path) -> None:
     status, _, err = run("attention", "--html", str(tmp_path / "out.html"), TEXT)
     assert status == 0
     assert "this is demo" in err
+
+
+def test_as_many_tokens_as_in_python(run: Run, tmp_path: Path) -> None:
+    finished = run("attention", "--html", str(tmp_path / "out.html"), "the " * (MOST_TOKENS - 1))
+    assert finished.status == 2
+    assert f"has {MOST_TOKENS + 1} tokens, and attention is kept for at most {MOST_TOKENS} " in finished.err
+    assert run("attention", "--html", str(tmp_path / "out.html"), "the " * (MOST_TOKENS - 2)).status == 0
 
 
 def test_a_page_is_replaced_when_asked(run: Run, model: str, tmp_path: Path) -> None:
