@@ -5,7 +5,7 @@ these files is executed: a step that is not known here is refused.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -91,7 +91,11 @@ def read_sentence_transformer(source: Source, *, subfolder: str = "", **location
         raise CheckpointError(
             f"{path} lists {', '.join(kinds)}; supported are a Transformer, a Pooling, and Dense or Normalize after it."
         )
-    readers = {"Pooling": _read_pooling, "Dense": _read_dense, "Normalize": _read_normalize}
+    readers: dict[str, Callable[[Source, dict[str, Any]], Step]] = {
+        "Pooling": _read_pooling,
+        "Dense": _read_dense,
+        "Normalize": _read_normalize,
+    }
     steps = tuple(
         readers[kind](source, {**location, "subfolder": folder})
         for kind, folder in zip(kinds, folders, strict=True)

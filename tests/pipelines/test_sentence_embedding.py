@@ -22,8 +22,9 @@ from xlmr_np.heads.sentence_pooling import POOLINGS
 from xlmr_np.layers.linear import LinearParams
 from xlmr_np.ops.engines import gpu_engine
 from xlmr_np.pipelines.sentence_embedding import SentenceEmbeddingPipeline
-from xlmr_np.pipelines.streaming import BATCHES_IN_WINDOW
+from xlmr_np.pipelines.streaming import BATCHES_IN_WINDOW, Row
 
+forward = SentenceEmbeddingPipeline.forward
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}  # of float32, on embeddings of order one
 INVARIANCE = {"atol": 2e-5, "rtol": 0}  # of float32 sums in another order
 TEXTS = [
@@ -327,6 +328,21 @@ def test_memory_does_not_grow_with_the_texts(ours: SentenceEmbeddingPipeline) ->
         embeddings.append(weakref.ref(embedding))
         assert taken - number < 2 * BATCHES_IN_WINDOW
     assert sum(each() is not None for each in embeddings) <= 2 * BATCHES_IN_WINDOW
+
+
+def test_a_long_text_among_short_ones_is_not_what_all_are_padded_to(
+    ours: SentenceEmbeddingPipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hidden states have places for padding, which would take gigabytes for thousands of words and one book."""
+    batches: list[list[Row]] = []
+    monkeypatch.setattr(
+        SentenceEmbeddingPipeline, "forward", lambda self, rows: batches.append(rows) or forward(self, rows)
+    )
+    texts = ["hm"] * 60 + [LONG]
+    embeddings = ours(texts, batch_tokens=300)
+    assert max(len(batch) * max(len(row.ids) for row in batch) for batch in batches) <= 8 * 300
+    assert len(batches) == 2
+    np.testing.assert_allclose(embeddings[[0, 60]], [ours("hm"), ours(LONG)], **INVARIANCE)
 
 
 @pytest.mark.skipif(why_not() is not None, reason=f"kernels cannot be executed here: {why_not()}")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 BATCHES_IN_WINDOW = 8  # so many batches of rows are sorted by length
+PLACES_FOR_A_TOKEN = 8  # with padding; hidden states have places for all of it, though nothing is computed there
 
 OnError = Callable[[int, Exception], Any]  # (number of an input, what is wrong with it) -> what stands for its answer
 
@@ -33,7 +34,7 @@ class BatchLimits(NamedTuple):
 
     Attributes:
         rows: at most so many rows; None goes by `tokens`.
-        tokens: at most so many tokens, though one row at least.
+        tokens: at most so many tokens, though one row at least, and with padding at most eight times as many.
     """
 
     rows: int | None
@@ -141,12 +142,15 @@ def _run(
 
 
 def _batches(
-    places: list[tuple[int, int]], length: Callable[[tuple[int, int]], int], limits: BatchLimits
+    rows: list[tuple[int, int]], length: Callable[[tuple[int, int]], int], limits: BatchLimits
 ) -> Iterator[list[tuple[int, int]]]:
     batch: list[tuple[int, int]] = []
     tokens = 0
-    for place in places:
-        too_many = limits.rows is None and tokens + length(place) > limits.tokens
+    for place in rows:
+        places = (len(batch) + 1) * length(place)  # this is the longest so far
+        too_many = limits.rows is None and (
+            tokens + length(place) > limits.tokens or places > PLACES_FOR_A_TOKEN * limits.tokens
+        )
         if batch and (too_many or limits.is_full(len(batch), tokens)):
             yield batch
             batch, tokens = [], 0
