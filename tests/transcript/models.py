@@ -205,7 +205,7 @@ class Maker:
             d_scores = cross_entropy_backward(np.ones_like(loss), loss_cache, labels) / TEMPERATURE
             d_vectors = np.concatenate([d_scores @ answers, d_scores.T @ queries])
             d_pooled = normalize_backward(d_vectors, normalize_cache)
-            gradients = backward(pooling_backward(d_pooled, pooling_cache, is_real, "mean"))
+            gradients = backward(pooling_backward(d_pooled, pooling_cache))
             optimizer.update(gradients, 5e-4 * min((step + 1) / 80, (steps - step) / steps))
         self._save(model, "embeddings", "translations lie close to each other")
         pooling = self.directory / "embeddings" / "1_Pooling"
