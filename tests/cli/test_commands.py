@@ -74,7 +74,7 @@ class FixedAnswer:
             {"score": score, "token": 5, "token_str": word, "sequence": f"a {word}"} for score, word in predictions
         ]
 
-    def __call__(self, texts: Iterator[str]) -> Iterator[Any]:
+    def __call__(self, texts: Iterator[str], **_: Any) -> Iterator[Any]:
         return (self.answer for _ in texts)
 
 
@@ -188,8 +188,11 @@ def test_lines_are_run_in_batches(run: Run, model: str, monkeypatch: pytest.Monk
     one_by_one = run("fill-mask", "--model", model, "--batch-size", "1", stdin=lines)
     assert sizes == [1] * 20
     sizes.clear()
-    together = run("fill-mask", "--model", model, stdin=lines)
+    together = run("fill-mask", "--model", model, "--batch-size", "8", stdin=lines)
     assert sizes == [8, 8, 4]
+    sizes.clear()
+    assert run("fill-mask", "--model", model, stdin=lines).out.count("<mask>") == 20
+    assert sizes == [20]
     words = [re.sub(r"\d\.\d+(e-\d+)?", "", each.out) for each in (one_by_one, together)]
     assert words[0] == words[1]
     assert together.out.count("<mask>") == 20
@@ -206,9 +209,10 @@ def test_no_text_at_all(run: Run, model: str, tmp_path: Path, content: bytes) ->
 def test_what_is_not_utf_8(run: Run, model: str, tmp_path: Path) -> None:
     content = b"one <mask>\n\ntwo \xff <mask>\n"
     (tmp_path / "latin.txt").write_bytes(content)
-    message = r"line 3: not UTF-8 \(invalid start byte\); convert it first"
-    assert_bad_input(run("fill-mask", "--model", model, "--input", str(tmp_path / "latin.txt")), message)
-    assert_bad_input(run("fill-mask", "--model", model, stdin=content), message)
+    for name, arguments in (("latin.txt", ("--input", str(tmp_path / "latin.txt"))), ("Standard input", ())):
+        status, out, err = run("fill-mask", "--model", model, *arguments, stdin=content)
+        assert (status, out.splitlines()[0]) == (2, "one <mask>")  # what comes before is answered
+        assert err.endswith(f"{name}, line 3: not UTF-8 (invalid start byte); convert it first.\n")
     (tmp_path / "utf-16.txt").write_text("one <mask>", encoding="utf-16")
     assert_bad_input(run("fill-mask", "--model", model, "--input", str(tmp_path / "utf-16.txt")), "line 1: not UTF-8")
     assert_bad_input(run("fill-mask", "--model", model, os.fsdecode(b"\xff <mask>")), "lone surrogate at character 0")
@@ -249,7 +253,7 @@ def test_each_typed_line_is_answered_at_once(
     assert main(["fill-mask", "--model", model]) == 0
     assert [answer.count("<mask>") for answer in typist.answers] == [2, 1]
     assert typist.answers[0].splitlines()[0] == "one <mask>"
-    assert typist.answers[0].splitlines()[-1] == "Type texts with <mask>, one a line, and end with Ctrl-D."
+    assert typist.answers[0].splitlines()[-1] == "Type a text with <mask> a line, and end with Ctrl-D."
 
 
 # --- bad input ---
@@ -258,23 +262,22 @@ def test_each_typed_line_is_answered_at_once(
 def test_no_mask(run: Run, model: str) -> None:
     assert_bad_input(run("fill-mask", "--model", model, "no mask"), "Text 1 has no <mask>: 'no mask'; write <mask>")
     assert_bad_input(run("fill-mask", "--model", model, ""), "Text 1 has no <mask>")
-    assert_bad_input(run("fill-mask", "--model", model, TEXT, "no mask"), "Text 2 has no <mask>")  # in the first batch
+    assert_bad_input(run("fill-mask", "--model", model, "no mask", TEXT), "Text 1 has no <mask>")
 
 
 def test_what_came_before_a_bad_text_is_answered(run: Run, model: str) -> None:
     status, out, err = run("fill-mask", "--model", model, "--json", "--batch-size", "2", TEXT, TEXT, TEXT, "none")
-    assert (status, len(out.splitlines()), err.count("\n")) == (2, 2, 1)
+    assert (status, len(out.splitlines()), err.count("\n")) == (2, 3, 1)
     assert "Text 4 has no <mask>: 'none'" in err
 
 
-def test_too_long_and_truncated(run: Run, model: str) -> None:
-    message = f"tokens, and this model takes at most {LONGEST}: .*--truncate"
-    assert_bad_input(run("fill-mask", "--model", model, LONG), message)
-    cut = run("fill-mask", "--model", model, "--truncate", "--top-k", "1", LONG)
-    assert (cut.status, cut.err) == (0, "")
+def test_texts_that_are_too_long(run: Run, model: str) -> None:
+    refused = run("fill-mask", "--model", model, "--long-texts", "error", LONG)
+    assert_bad_input(refused, rf"Text 1 has \d+ tokens, .* at most {LONGEST}: ")
+    cut = run("fill-mask", "--model", model, "--top-k", "1", LONG)
+    assert (cut.status, cut.err.count("\n")) == (0, 1)
+    assert cut.err.startswith("xlmr-np: Text 1 has ")
     assert len(cut.out.splitlines()[1]) < len(LONG) / 2
-    finished = run("fill-mask", "--model", model, "--truncate", LONG.replace("<mask>", "") + " <mask>")
-    assert_bad_input(finished, "has no <mask> after truncation")
 
 
 @pytest.mark.parametrize(
@@ -345,7 +348,7 @@ def test_damaged_settings_are_not_bugs(run: Run, model: str, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("bug", [KeyError, AssertionError, IndexError, AttributeError, ZeroDivisionError, ImportError])
 def test_bugs_are_not_hidden(run: Run, replace_pipeline: Callable[[Any], None], bug: type[Exception]) -> None:
-    def broken(texts: Iterator[str]) -> None:
+    def broken(texts: Iterator[str], **_: Any) -> None:
         raise bug("a bug")
 
     replace_pipeline(broken)
@@ -354,7 +357,7 @@ def test_bugs_are_not_hidden(run: Run, replace_pipeline: Callable[[Any], None], 
 
 
 def test_an_interrupt_is_no_error_message(run: Run, replace_pipeline: Callable[[Any], None]) -> None:
-    def interrupted(texts: Iterator[str]) -> None:
+    def interrupted(texts: Iterator[str], **_: Any) -> None:
         raise KeyboardInterrupt
 
     replace_pipeline(interrupted)
@@ -571,9 +574,13 @@ def test_the_plainest_locale(model: str) -> None:
 
 # --- the progress bar ---
 
-WITHOUT_DELAY = (
-    "import sys; from xlmr_np.cli import main, terminal; terminal.BAR_AFTER = 0; sys.exit(main(sys.argv[1:]))"
-)
+WITHOUT_DELAY = """
+import sys
+from xlmr_np import progress
+from xlmr_np.cli import main
+progress.BAR_AFTER = 0
+sys.exit(main(sys.argv[1:]))
+"""
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
@@ -599,14 +606,14 @@ def test_a_bar_on_a_terminal(model: str, tmp_path: Path) -> None:
 def test_no_bar_elsewhere(
     run: Run, model: str, monkeypatch: pytest.MonkeyPatch, out_is_terminal: bool, err_is_terminal: bool
 ) -> None:
-    monkeypatch.setattr("xlmr_np.cli.terminal.BAR_AFTER", 0)
+    monkeypatch.setattr("xlmr_np.progress.BAR_AFTER", 0)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: out_is_terminal)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: err_is_terminal)
     assert run("fill-mask", "--model", model, stdin=b"the <mask>\n" * 40).err == ""
 
 
 def test_no_bar_for_what_is_quick(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xlmr_np.cli.terminal.BAR_AFTER", 60)
+    monkeypatch.setattr("xlmr_np.progress.BAR_AFTER", 60)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert run("fill-mask", "--model", model, stdin=b"the <mask>\n" * 40).err == ""
 

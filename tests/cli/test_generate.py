@@ -251,7 +251,7 @@ def test_values_out_of_range(run: Run, decoder: str, options: tuple[str, ...], m
 
 def test_what_cannot_be_read(run: Run, decoder: str, tmp_path: Path) -> None:
     command = ("generate", "--model", decoder)
-    assert_bad_input(run(*command, stdin=b"the\nc\xfft\n"), r"line 2: not UTF-8")
+    assert_bad_input(run(*command, stdin=b"c\xfft\nthe\n"), r"line 1: not UTF-8")
     assert_bad_input(run(*command, stdin=b"\n \n"), "Standard input holds no text; give a prompt a line")
     assert_bad_input(run(*command, os.fsdecode(b"\xff")), "lone surrogate at character 0")
     assert_bad_input(run(*command, "--input", str(tmp_path / "none.txt")), r"none\.txt: No such file")

@@ -125,7 +125,7 @@ def test_a_bar_on_a_terminal(
     run: Run, model: str, corpus: list[str], out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While texts are counted nothing else is printed, so that the bar has its place even if answers go there too."""
-    monkeypatch.setattr("xlmr_np.cli.terminal.BAR_AFTER", 0)
+    monkeypatch.setattr("xlmr_np.progress.BAR_AFTER", 0)
     for stream in (sys.stdout, sys.stderr):
         monkeypatch.setattr(stream, "isatty", lambda: True)
     finished = run("trim-vocab", model, "--corpus", *corpus, "--out", str(out))

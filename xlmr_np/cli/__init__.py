@@ -1,6 +1,8 @@
 """The command `xlmr-np`: a module for each of its commands, one for where models come from, one for the terminal."""
 
 import argparse
+import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -8,8 +10,27 @@ from typing import NoReturn, Protocol
 
 from xlmr_np import __version__
 
-from . import attention, fill_mask, generate, info, pretrain, tokenize, trim_vocab
+from . import (
+    attention,
+    classify,
+    embed,
+    features,
+    fill_mask,
+    generate,
+    info,
+    ner,
+    pretrain,
+    qa,
+    rank,
+    run,
+    search,
+    tokenize,
+    trim_vocab,
+    zero_shot,
+)
 from .terminal import complain, message_of, printable
+
+FORMATTER = argparse.RawDescriptionHelpFormatter
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -29,26 +50,44 @@ class Command(Protocol):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Say what it takes."""
 
-    def run(self, options: argparse.Namespace) -> None:
-        """Do it."""
+    def run(self, options: argparse.Namespace) -> int | None:
+        """Do it; returns the exit status, or None for 0."""
 
 
 COMMANDS: dict[str, Command] = {
     "attention": attention,
+    "classify": classify,
+    "embed": embed,
+    "features": features,
     "fill-mask": fill_mask,
     "generate": generate,
     "info": info,
+    "ner": ner,
     "pretrain": pretrain,
+    "qa": qa,
+    "rank": rank,
+    "run": run,
+    "search": search,
     "tokenize": tokenize,
     "trim-vocab": trim_vocab,
+    "zero-shot": zero_shot,
 }
+
+STATUSES = """\
+exit status:
+  0  all is done
+  1  all is done but for what --skip-errors has left out
+  2  something is wrong with what was given; the message on standard error says what
+  130  interrupted
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 2 for bad input, 130 when interrupted."""
+    """Run one command; returns the exit status, see `STATUSES`."""
+    _open_closed_streams()
     options = _parser().parse_args(arguments)
     try:
-        options.run(options)
+        status = options.run(options) or 0
         sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -62,7 +101,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError:  # a full disk, say
             _drop_output()
         return EXIT_BAD_INPUT
-    return 0
+    return status
+
+
+class _ClosedOutput(io.StringIO):
+    """A standard output that was closed before this process began."""
+
+    def write(self, text: str) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF), "standard output")
+
+
+def _open_closed_streams() -> None:
+    """Let what is written to closed streams fail as it does elsewhere, or go nowhere if it is a message."""
+    if sys.stdout is None:
+        sys.stdout = _ClosedOutput()
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
 def _drop_output() -> None:
@@ -76,7 +130,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="xlmr-np", description="XLM-RoBERTa in NumPy and CuPy.")
+    parser = _Parser(
+        prog="xlmr-np", description="XLM-RoBERTa in NumPy and CuPy.", epilog=STATUSES, formatter_class=FORMATTER
+    )
     parser.add_argument("--version", action="version", version=f"xlmr-np {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in COMMANDS.items():
@@ -84,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
             name,
             help=command.SUMMARY,
             description=command.DESCRIPTION,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=FORMATTER,
         )
         command.add_arguments(subparser)
         subparser.set_defaults(run=command.run)

@@ -1,21 +1,14 @@
 """`xlmr-np fill-mask`: words that fit where a text says <mask>."""
 
 import argparse
-import json
-import sys
-from itertools import tee
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-from .source import (
-    add_device_arguments,
-    add_model_argument,
-    add_source_arguments,
-    add_variant_argument,
-    chosen_model,
-    loading,
-)
-from .terminal import columns, printable, read_texts, warnings_on_one_line, with_progress_bar
+from .answering import answer_records, loaded_pipeline
+from .records import Source, Taken, add_input_arguments
+from .results import Fields, Form, add_output_arguments, with_fields
+from .source import LONG_TEXTS, add_model_argument, add_running_arguments, chosen_model
+from .terminal import printable, scored_lines
 
 SUMMARY = "words that fit where a text says <mask>"
 DESCRIPTION = """\
@@ -24,68 +17,54 @@ Says which words fit where a text says <mask>, the likeliest first, each with it
 Texts are the arguments, or the lines of a file (--input), or the lines of standard input.
 
   xlmr-np fill-mask --model FacebookAI/xlm-roberta-base "Le chat dort sur la <mask>."
-  xlmr-np fill-mask --model ./my-model --input lines.txt --json > answers.jsonl
+  xlmr-np fill-mask --model ./my-model --input lines.txt --output answers.jsonl
 """
+
+TAKEN = Taken(("text",), "a text with <mask>")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
-    parser.add_argument("text", nargs="*", help="texts with <mask>")
+    add_input_arguments(parser, "TEXT", "texts with <mask>")
     add_model_argument(parser, "--model")
-    parser.add_argument("--input", type=Path, help="a file with a text a line; - is standard input")
     parser.add_argument("--top-k", type=int, default=5, help="how many words for each mask (default: 5)")
     parser.add_argument("--targets", help="consider these words only, separated by commas")
-    parser.add_argument("--truncate", action="store_true", help="cut texts that are too long for the model")
-    parser.add_argument("--json", action="store_true", help="print a JSON object a line")
-    parser.add_argument("--batch-size", type=int, default=8, help="texts run together (default: 8)")
-    add_device_arguments(parser)
-    add_source_arguments(parser)
-    add_variant_argument(parser)
+    add_output_arguments(parser)
+    add_running_arguments(parser, LONG_TEXTS)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Answer the texts in their order, each as soon as its batch has been run."""
-    texts, number = read_texts(options.text, options.input, "a text with <mask>")
-    is_typed = number is None and sys.stdin.isatty()
+def run(options: argparse.Namespace) -> int:
+    """Answer the texts in their order."""
+    source = Source.of(options, TAKEN)
     targets = None if options.targets is None else [word.strip() for word in options.targets.split(",")]
-    from xlmr_np.pipelines import pipeline
 
-    with warnings_on_one_line():
-        fill_mask = pipeline(
-            "fill-mask",
-            chosen_model(options),
-            **loading(options),
-            top_k=options.top_k,
-            targets=targets,
-            batch_size=1 if is_typed else options.batch_size,  # each typed line is answered at once
-            tokenizer_kwargs={"truncation": options.truncate},
+    def load() -> Any:
+        return loaded_pipeline("fill-mask", chosen_model(options), options, top_k=options.top_k, targets=targets)
+
+    form = Form(_table, with_fields("predictions"), _rows, ("mask", "score", "token", "token_str", "sequence"))
+    return answer_records(options, source, form, load, lambda fields: fields["text"])
+
+
+def _of_masks(answer: list[Any]) -> list[Any]:
+    """The predictions for each mask."""
+    return answer if answer and isinstance(answer[0], list) else [answer]
+
+
+def _rows(answer: list[Any]) -> Iterable[dict[str, Any]]:
+    for number, predictions in enumerate(_of_masks(answer), 1):
+        for prediction in predictions:
+            yield {"mask": number, **prediction}
+
+
+def _table(fields: Fields, answer: list[Any]) -> Iterable[str]:
+    """A text and its predictions; where there are several masks, what the text becomes is not shown."""
+    yield printable(fields["text"])
+    masks = _of_masks(answer)
+    for number, predictions in enumerate(masks, 1):
+        if len(masks) > 1:
+            yield f"  mask {number}"
+        yield from scored_lines(
+            # A word start alone is a token too, and its text is empty.
+            (each["score"], each["token_str"] or "▁", "" if len(masks) > 1 else each["sequence"])
+            for each in predictions
         )
-    if is_typed:
-        print("Type texts with <mask>, one a line, and end with Ctrl-D.", file=sys.stderr)
-    asked, shown = tee(texts)
-    answers = fill_mask(asked)
-    if not sys.stdout.isatty():  # where answers appear there is no place for a bar
-        answers = with_progress_bar(answers, number)
-    for answer, text in zip(answers, shown, strict=True):
-        if options.json:
-            line = printable(json.dumps({"text": text, "predictions": answer}, ensure_ascii=False))
-        else:
-            line = _table(text, answer)
-        print(line, flush=True)
-
-
-def _table(text: str, answer: list[Any]) -> str:
-    """One text and its predictions, for people."""
-    several = bool(answer) and isinstance(answer[0], list)
-    lines = [printable(text)]
-    for number, predictions in enumerate(answer if several else [answer], 1):
-        if several:
-            lines.append(f"  mask {number}")
-        # A word start alone is a token too, and its text is empty.
-        words = [printable(prediction["token_str"] or "▁") for prediction in predictions]
-        width = max(map(columns, words), default=0)
-        for word, prediction in zip(words, predictions, strict=True):
-            padding = " " * (width - columns(word))
-            sequence = "" if several else f"  {printable(prediction['sequence'])}"
-            lines.append(f"  {prediction['score']:<#9.4g}  {word}{padding}{sequence}".rstrip())
-    return "\n".join(lines)

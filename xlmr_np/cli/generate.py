@@ -1,17 +1,16 @@
 """`xlmr-np generate`: how a causal language model goes on with a text."""
 
 import argparse
-import json
 import sys
-from collections.abc import Iterable, Iterator
-from itertools import tee
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xlmr_np.weights.files import DEMO
 
-from .source import add_device_arguments, add_source_arguments, add_variant_argument, loading
-from .terminal import printable, read_texts, warnings_at_once, warnings_on_one_line, with_progress_bar
+from .answering import answer_records, loaded_pipeline, status_of
+from .records import Source, Taken, add_input_arguments
+from .results import Form, add_output_arguments, with_fields
+from .source import add_running_arguments
+from .terminal import printable, warnings_at_once
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,11 +34,13 @@ fill masks; what they write has no meaning.
 """
 
 
+TAKEN = Taken(("text",), "a prompt")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
-    parser.add_argument("text", nargs="*", help="prompts")
+    add_input_arguments(parser, "PROMPT", "prompts")
     parser.add_argument("--model", default=DEMO, help="a directory, or the id of a hub model (default: demo)")
-    parser.add_argument("--input", type=Path, help="a file with a prompt a line; - is standard input")
     parser.add_argument("--max-new-tokens", type=int, default=50, help="how many tokens at most (default: 50)")
     parser.add_argument("--num-beams", type=int, help="search with so many beams")
     parser.add_argument("--repetition-penalty", type=float, help="above 1 makes tokens that were there less likely")
@@ -53,33 +54,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     drawing.add_argument("--seed", type=int, help="the same number draws the same tokens again")
     parser.add_argument("--truncate", action="store_true", help="cut off the beginning of prompts that are too long")
     parser.add_argument("--only-new-text", action="store_true", help="leave out the prompt")
-    shown = parser.add_mutually_exclusive_group()
-    shown.add_argument(
+    add_output_arguments(parser).add_argument(
         "--stream",
         action=argparse.BooleanOptionalAction,
         help="show texts while they grow (default: on a terminal, for a single prompt)",
     )
-    shown.add_argument("--json", action="store_true", help="print a JSON object a line")
-    parser.add_argument("--batch-size", type=int, default=8, help="prompts run together (default: 8)")
-    add_device_arguments(parser)
-    add_source_arguments(parser)
-    add_variant_argument(parser)
+    add_running_arguments(parser)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     """Answer the prompts in their order."""
     generator = _generator(options)
-    prompts, number = read_texts(options.text, options.input, "a prompt")
-    is_typed = number is None and sys.stdin.isatty()
-    is_single = max(options.num_beams or 1, options.num_return_sequences or 1) == 1
-    may_stream = sys.stdout.isatty() and (number == 1 or is_typed) and is_single and not options.json
-    from xlmr_np.pipelines import pipeline
+    source = Source.of(options, TAKEN)
 
-    with warnings_on_one_line():
-        generate = pipeline(
+    def load() -> Any:
+        return loaded_pipeline(
             "text-generation",
             options.model,
-            **loading(options),
+            options,
             do_sample=options.sample,
             max_new_tokens=options.max_new_tokens,
             num_beams=options.num_beams,
@@ -92,17 +84,37 @@ def run(options: argparse.Namespace) -> None:
             generator=generator,
             handle_long_generation="hole" if options.truncate else None,
             return_full_text=not options.only_new_text,
-            batch_size=1 if is_typed else options.batch_size,  # each typed line is answered at once
         )
-    if is_typed:
-        print("Type prompts, one a line, and end with Ctrl-D.", file=sys.stderr)
+
+    if _may_stream(options, source) if options.stream is None else options.stream:
+        return _stream(source, load(), options.only_new_text)
+    form = Form(
+        lambda fields, answer: (printable(each["generated_text"]) for each in answer),
+        with_fields("answers"),
+        lambda answer: answer,
+        ("generated_text",),
+    )
+    return answer_records(options, source, form, load, lambda fields: fields["text"])
+
+
+def _may_stream(options: argparse.Namespace, source: Source) -> bool:
+    """Whether somebody looks at the only text that grows."""
+    is_single = max(options.num_beams or 1, options.num_return_sequences or 1) == 1
+    is_shown = sys.stdout.isatty() and options.output is None and options.format is None
+    return is_shown and is_single and (len(options.texts) == 1 or source.is_typed)
+
+
+def _stream(source: Source, generate: "TextGenerationPipeline", only_new_text: bool) -> int:
+    """Show the texts while they grow, one after the other."""
+    source.ask()
     with warnings_at_once():
-        if may_stream if options.stream is None else options.stream:
-            for prompt in prompts:
-                generate(prompt, streamer=_Shown(generate, prompt, options.only_new_text))
-        else:
-            for line in _lines(generate, prompts, number, options.json):
-                print(line, flush=True)
+        for record in source:
+            prompt = record.fields["text"]
+            try:
+                generate(prompt, streamer=_Shown(generate, prompt, only_new_text))
+            except (ValueError, TypeError) as error:
+                source.problems.report(record.place, error)
+    return status_of(source)
 
 
 def _generator(options: argparse.Namespace) -> "np.random.Generator | None":
@@ -121,21 +133,6 @@ def _generator(options: argparse.Namespace) -> "np.random.Generator | None":
     from xlmr_np.tokenizer.arguments import whole_number
 
     return None if options.seed is None else np.random.default_rng(whole_number("seed", options.seed, minimum=0))
-
-
-def _lines(
-    generate: "TextGenerationPipeline", prompts: Iterable[str], number: int | None, as_json: bool
-) -> Iterator[str]:
-    """A line for each text, or with JSON one for each prompt."""
-    asked, shown = tee(prompts)
-    answers = generate(asked)
-    if not sys.stdout.isatty():  # where answers appear there is no place for a bar
-        answers = with_progress_bar(answers, number)
-    for answer, prompt in zip(answers, shown, strict=True):
-        if as_json:
-            yield printable(json.dumps({"text": prompt, "answers": answer}, ensure_ascii=False))
-        else:
-            yield from (printable(each["generated_text"]) for each in answer)
 
 
 class _Shown:

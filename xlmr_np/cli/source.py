@@ -18,6 +18,26 @@ def add_model_argument(parser: argparse.ArgumentParser, name: str, **settings: A
     )
 
 
+def add_trained_model_argument(parser: argparse.ArgumentParser, purpose: str, example: str) -> None:
+    """Let a command say which model it uses, where no answer of the demo model has a meaning; `trained_model` tells."""
+    parser.add_argument("--model", help=f"a directory, or the id of a hub model, trained for {purpose}: {example}, say")
+    parser.set_defaults(purpose=purpose, example=example)
+
+
+def trained_model(options: argparse.Namespace) -> str:
+    """The model that was asked for.
+
+    Raises:
+        ValueError: none was.
+    """
+    if options.model is None:
+        raise ValueError(
+            f"A model that was trained for {options.purpose} is needed: give --model a directory, or the id of a hub "
+            f"model such as {options.example}."
+        )
+    return str(options.model)
+
+
 def chosen_model(options: argparse.Namespace) -> str:
     """The model that was asked for, or else the demo model, with a line on standard error about it."""
     if options.model is not None:
@@ -44,6 +64,32 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, cuda:N or N (default: cpu)")
     parser.add_argument("--threads", type=int, help="threads to use on a CPU (default: all processors)")
     parser.add_argument("--dtype", default="auto", help="element type of the weights (default: as stored)")
+
+
+LONG_TEXTS = {"truncate": "a part is read", "error": "an error"}
+
+
+def add_running_arguments(parser: argparse.ArgumentParser, long_texts: dict[str, str] | None = None) -> None:
+    """Let a command say where its model is, on what it runs, how much at once, and what becomes of long texts.
+
+    Args:
+        parser: of the command.
+        long_texts: what may be asked for texts that are longer than the model takes, and what each means; the first is
+            done otherwise. None: there are none.
+    """
+    if long_texts is not None:
+        first = next(iter(long_texts))
+        described = "; ".join(f"{name}: {meaning}" for name, meaning in long_texts.items())
+        parser.add_argument(
+            "--long-texts",
+            choices=tuple(long_texts),
+            default=first,
+            help=f"what to do with texts that are longer than the model takes; {described} (default: {first})",
+        )
+    parser.add_argument("--batch-size", type=int, help="texts run together (default: as many as have 4,096 tokens)")
+    add_device_arguments(parser)
+    add_source_arguments(parser)
+    add_variant_argument(parser)
 
 
 def _device(name: str) -> str | int:

@@ -1,17 +1,14 @@
-"""What commands read from and show on a terminal: texts, tables, warnings, progress."""
+"""What commands show on a terminal: tables, marked texts, warnings."""
 
 import json
 import logging
+import os
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
-from typing import Any
-
-from xlmr_np.text_files import STANDARD_INPUT, lines_of, shown_name
-
-BAR_AFTER = 1.0  # seconds of work from which a progress bar is worth its line
+from typing import NamedTuple
+from zlib import crc32
 
 HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")  # what a terminal may obey in place of showing it
 JOINERS = "\u200c\u200d"  # of category Cf, but part of the spelling in Persian, Hindi and others
@@ -57,54 +54,6 @@ def _warnings_go_to(show: Callable[[str], None]) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def read_texts(texts: list[str], file: Path | None, kind: str) -> tuple[Iterable[str], int | None]:
-    """The texts given as arguments, those of a file, or else of standard input, and their number where it is known.
-
-    Args:
-        texts: the arguments.
-        file: what --input names.
-        kind: what a text is here, for messages.
-
-    Raises:
-        ValueError: there are both arguments and a file, or no texts.
-        OSError: the file cannot be read.
-    """
-    if texts and file:
-        raise ValueError("Texts came both as arguments and with --input; give them in one way.")
-    if texts:
-        return texts, len(texts)
-    if file and str(file) != STANDARD_INPUT:
-        texts = list(texts_of(file, kind))
-        return texts, len(texts)
-    return texts_of(STANDARD_INPUT, kind), None
-
-
-def texts_of(file: Path | str, kind: str) -> Iterator[str]:
-    """The lines of a file that are not blank, without the white space around them.
-
-    Raises:
-        ValueError: there is none, or one is not UTF-8.
-        OSError: the file cannot be read.
-    """
-    is_empty = True
-    for line in lines_of(file):
-        text = line.strip()
-        if text:
-            is_empty = False
-            yield text
-    if is_empty:
-        raise ValueError(f"{shown_name(file)} holds no text; give {kind} a line.")
-
-
-def with_progress_bar(items: Iterable[Any], number: int | None) -> Iterable[Any]:
-    """The items, with a bar on standard error if that is a terminal."""
-    if not sys.stderr.isatty():
-        return items
-    from tqdm import tqdm
-
-    return tqdm(items, total=number, unit=" texts", delay=BAR_AFTER)
-
-
 def print_rows(rows: Iterable[tuple[str, str]]) -> None:
     """Print what is known by names, one fact a line."""
     for name, value in rows:
@@ -116,12 +65,16 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
 
 
-def printable(text: str) -> str:
+def printable(text: str, encoding: str | None = None) -> str:
     """The text on one line, with escapes for what a terminal may obey and for what the output cannot encode.
 
     The escapes are JSON's, so that a line of JSON means the same afterwards.
+
+    Args:
+        text: any.
+        encoding: of the output; None is that of standard output.
     """
-    encoding = sys.stdout.encoding or "utf-8"
+    encoding = encoding or sys.stdout.encoding or "utf-8"
 
     def is_shown(character: str) -> bool:
         if unicodedata.category(character) in HIDDEN_CATEGORIES:
@@ -141,3 +94,65 @@ def columns(text: str) -> int:
         else 1
         for character in text
     )
+
+
+def shortened(text: str, width: int) -> str:
+    """The beginning of a printable text, in so many columns of a terminal at most."""
+    if columns(text) <= width:
+        return text
+    end, room = 0, width - 1  # for the dots
+    while (room := room - columns(text[end])) >= 0:
+        end += 1
+    return text[:end] + "\u2026"
+
+
+def scored_lines(items: Iterable[tuple[float, str, str]]) -> list[str]:
+    """A line for each (score, name, remark); the names are padded to one width, where there are remarks."""
+    shown = [(score, printable(name), printable(remark)) for score, name, remark in items]
+    width = max((columns(name) for _, name, _ in shown), default=0)
+    return [
+        f"  {score:<#9.4g}  {name}{' ' * (width - columns(name))}  {remark}".rstrip() for score, name, remark in shown
+    ]
+
+
+class Span(NamedTuple):
+    """A part of a text to be marked.
+
+    Attributes:
+        start: its first character.
+        end: the character after it.
+        label: what it is; empty if that needs not be said.
+        score: of the label; None if there is none.
+    """
+
+    start: int
+    end: int
+    label: str = ""
+    score: float | None = None
+
+
+COLORS = {"PER": 34, "ORG": 35, "LOC": 32, "MISC": 33}
+OTHER_COLORS = (31, 36, 94, 95, 92, 96)
+
+
+def has_colors() -> bool:
+    """Whether standard output is a terminal that shows colours, and nobody asks for none (NO_COLOR)."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def marked(text: str, spans: Sequence[Span], is_colored: bool) -> str:
+    """A printable text in which spans, which do not overlap, are coloured, or else [written](LABEL 0.99)."""
+    parts, end = [], 0
+    for span in sorted(spans):
+        parts.append(printable(text[end : span.start]))
+        score = "" if span.score is None else f" {span.score:.2f}"
+        label = printable(f"{span.label}{score}".strip())
+        inside = printable(text[span.start : span.end])
+        if is_colored:
+            kind = span.label.rpartition("-")[2]
+            color = COLORS.get(kind, OTHER_COLORS[crc32(kind.encode("utf-8", "replace")) % len(OTHER_COLORS)])
+            parts.append(f"\x1b[1;{color}m{inside}\x1b[0m" + (f"\x1b[2m({label})\x1b[0m" if label else ""))
+        else:
+            parts.append(f"[{inside}]" + (f"({label})" if label else ""))
+        end = span.end
+    return "".join([*parts, printable(text[end:])])

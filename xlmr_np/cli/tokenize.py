@@ -1,15 +1,13 @@
 """`xlmr-np tokenize`: what a text is to a model."""
 
 import argparse
-import json
-import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from xlmr_np.text_files import STANDARD_INPUT, lines_of
-
+from .answering import answer_records
+from .records import Source, Taken, add_input_arguments
+from .results import Fields, Form, add_output_arguments
 from .source import add_model_argument, add_source_arguments, chosen_model, location
 from .terminal import columns, printable
 
@@ -28,14 +26,14 @@ Texts are the arguments, or the lines of a file (--input), or the lines of stand
   xlmr-np tokenize --model ./my-model --explain "Ein Esel"
 """
 
+TAKEN = Taken(("text",), "a text")
 WIDTH = 116  # columns of a line with pieces
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
-    parser.add_argument("text", nargs="*", help="texts")
+    add_input_arguments(parser, "TEXT", "texts")
     add_model_argument(parser, "--model")
-    parser.add_argument("--input", type=Path, help="a file with a text a line; - is standard input")
     parser.add_argument(
         "--explain", action="store_true", help="show how texts are normalised, all pieces that fit, and the best way"
     )
@@ -50,57 +48,74 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="take <s>, <pad>, </s> and <unk> in texts for the special tokens",
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON object a line")
+    add_output_arguments(parser)
     add_source_arguments(parser)
 
 
-def run(options: argparse.Namespace) -> None:
+def run(options: argparse.Namespace) -> int:
     """Show each text's tokens."""
-    if options.text and options.input:
-        raise ValueError("Texts came both as arguments and with --input; give them in one way.")
-    # Lines as they are, the blank ones too: a line of the answer for each.
-    texts = options.text or (line.rstrip("\r\n") for line in lines_of(options.input or STANDARD_INPUT))
+    source = Source.of(options, TAKEN, keeps_blank_lines=True)  # the blank ones too: an answer for each line
+    form = Form(_table, _as_json, _rows, ("token", "id", "start", "end"))
+    return answer_records(options, source, form, lambda: _analysis(options), lambda fields: fields["text"])
+
+
+class Analysis(NamedTuple):
+    """What a tokenizer makes of a text.
+
+    Attributes:
+        tokens: each as it is written, with its id and where it comes from.
+        explanation: why they are these; None if nobody asks.
+    """
+
+    tokens: "list[tuple[str, int, tuple[int, int]]]"
+    explanation: "list[Found | Stretch] | None"
+
+
+def _analysis(options: argparse.Namespace) -> Callable[..., Iterator[Any]]:
+    """What analyses texts."""
     from xlmr_np.tokenizer import XLMRobertaTokenizer
 
-    settings = {
-        name: value
-        for name, value in (
-            ("normalization", options.normalization),
-            ("allow_special_tokens", options.allow_special_tokens),
-        )
-        if value is not None
-    }
+    given = {"normalization": options.normalization, "allow_special_tokens": options.allow_special_tokens}
+    settings = {name: value for name, value in given.items() if value is not None}
     tokenizer = XLMRobertaTokenizer.from_pretrained(chosen_model(options), **location(options), **settings)
-    for text in texts:
-        encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
-        tokens = list(zip(encoded.tokens(), encoded.input_ids, encoded.offset_mapping, strict=True))
-        explanation = tokenizer.explain(text) if options.explain else None
-        if options.json:
-            answer: dict[str, Any] = {
-                "text": text,
-                "tokens": [token for token, _, _ in tokens],
-                "ids": encoded.input_ids,
-                "offsets": encoded.offset_mapping,
-            }
-            if explanation is not None:
-                answer["explanation"] = [_as_json(part) for part in explanation]
-            print(printable(json.dumps(answer, ensure_ascii=False)), flush=True)
-        else:
-            print(printable(text))
-            for part in explanation or ():
-                print("\n".join(_lines_of(part, text)))
-            _print_tokens(text, tokens)
-            sys.stdout.flush()
+
+    def analyse(texts: Iterable[str], on_error: Callable[[int, Exception], Any], batch_size: int = 1) -> Iterator[Any]:
+        for number, text in enumerate(texts, 1):
+            try:
+                encoded = tokenizer(text, return_offsets_mapping=True, verbose=False)
+                tokens = list(zip(encoded.tokens(), encoded.input_ids, encoded.offset_mapping, strict=True))
+                yield Analysis(tokens, tokenizer.explain(text) if options.explain else None)
+            except ValueError as error:
+                yield on_error(number, error)
+
+    return analyse
 
 
-def _print_tokens(text: str, tokens: list[tuple[str, int, tuple[int, int]]]) -> None:
+def _as_json(fields: Fields, answer: Analysis) -> dict[str, Any]:
+    names = ("tokens", "ids", "offsets")
+    facts = dict(zip(names, map(list, zip(*answer.tokens, strict=True)), strict=True))
+    if answer.explanation is not None:
+        facts["explanation"] = [_part_as_json(part) for part in answer.explanation]
+    return {**fields, **facts}
+
+
+def _rows(answer: Analysis) -> Iterable[dict[str, Any]]:
+    for token, token_id, (start, end) in answer.tokens:
+        yield {"token": token, "id": token_id, "start": start, "end": end}
+
+
+def _table(fields: Fields, answer: Analysis) -> Iterable[str]:
     """One token a line: how it is written, its id, where it comes from, and what stands there."""
-    written = [printable(token) for token, _, _ in tokens]
+    text = fields["text"]
+    yield printable(text)
+    for part in answer.explanation or ():
+        yield from _lines_of(part, text)
+    written = [printable(token) for token, _, _ in answer.tokens]
     width = max(map(columns, written))
-    digits = max(len(str(token_id)) for _, token_id, _ in tokens)
-    for shown, (_, token_id, (start, end)) in zip(written, tokens, strict=True):
+    digits = max(len(str(token_id)) for _, token_id, _ in answer.tokens)
+    for shown, (_, token_id, (start, end)) in zip(written, answer.tokens, strict=True):
         line = f"  {shown}{' ' * (width - columns(shown))}  {token_id:>{digits}}"
-        print(line if start == end else f"{line}  {f'{start}-{end}':<9}  {printable(text[start:end])}".rstrip())
+        yield line if start == end else f"{line}  {f'{start}-{end}':<9}  {printable(text[start:end])}".rstrip()
 
 
 def _lines_of(part: "Found | Stretch", text: str) -> Iterable[str]:
@@ -137,7 +152,7 @@ def _wrapped(head: str, candidates: "list[Candidate]", is_path: bool = False) ->
     return [*lines, line.rstrip()]
 
 
-def _as_json(part: "Found | Stretch") -> dict[str, Any]:
+def _part_as_json(part: "Found | Stretch") -> dict[str, Any]:
     """A part of an explanation as JSON."""
     from xlmr_np.tokenizer.explanation import Stretch
 

@@ -2,14 +2,15 @@
 
 import argparse
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
-from xlmr_np.text_files import STANDARD_INPUT, lines_of
+from xlmr_np.progress import with_progress_bar
+from xlmr_np.text_files import STANDARD_INPUT, lines_of, shown_name
 
 from .source import add_model_argument, add_source_arguments, add_variant_argument, chosen_model, location
-from .terminal import megabytes, printable, texts_of, with_progress_bar
+from .terminal import megabytes, printable
 
 SUMMARY = "a smaller checkpoint, for the languages of some texts"
 DESCRIPTION = """\
@@ -48,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
         for file in options.corpus:
             if str(file) != STANDARD_INPUT:
                 file.stat()  # one that is not there is missed now, and not after the others have been read
-        texts = with_progress_bar(chain.from_iterable(texts_of(file, "a text") for file in options.corpus), None)
+        texts = with_progress_bar(chain.from_iterable(_texts_of(file) for file in options.corpus), None)
     else:
         pieces = (line.rstrip("\r\n") for line in lines_of(options.keep_pieces))
     model = chosen_model(options)
@@ -69,3 +70,20 @@ def run(options: argparse.Namespace) -> None:
     ):
         print("{:<10}  {:>14}  {:>14}".format(*row))
     print(f"{'scripts':<10}  {', '.join(scripts)}")
+
+
+def _texts_of(file: Path | str) -> Iterator[str]:
+    """The lines of a file that are not blank, without the white space around them.
+
+    Raises:
+        ValueError: there is none, or one is not UTF-8.
+        OSError: the file cannot be read.
+    """
+    is_empty = True
+    for line in lines_of(file):
+        text = line.strip()
+        if text:
+            is_empty = False
+            yield text
+    if is_empty:
+        raise ValueError(f"{shown_name(file)} holds no text; give a text a line.")
