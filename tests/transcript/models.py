@@ -26,7 +26,7 @@ LONGEST = 256  # tokens that the demo model takes
 TOPICS = ("entertainment", "geography", "health", "politics", "science/technology", "sports", "travel")
 TEMPLATE = "This text is about {}."
 TEMPERATURE = 0.05
-PAIRS_IN_BATCH = 64
+PAIRS_IN_BATCH = 32
 
 Batch = dict[str, Any]
 
@@ -192,10 +192,10 @@ class Maker:
         model.params = trainable(model)
         decays = tuple(is_decayed(name) for name in model.named(model.params))
         optimizer = AdamW(model.params, decays, AdamWSetting(), Threads(model.num_threads))
-        steps, labels = 500 // self.shorten, np.arange(PAIRS_IN_BATCH)
+        steps, labels = 300 // self.shorten, np.arange(PAIRS_IN_BATCH)
         for step in range(steps):
             first, second = self._pairs(lines, PAIRS_IN_BATCH)
-            batch = self._encoded([*first, *second], max_length=64)
+            batch = self._encoded([*first, *second], max_length=48)
             output, backward = model.vjp(**batch)
             is_real = np.asarray(batch["attention_mask"], bool)
             pooled, pooling_cache = pooling_forward(output.last_hidden_state, is_real, "mean")
@@ -206,7 +206,7 @@ class Maker:
             d_vectors = np.concatenate([d_scores @ answers, d_scores.T @ queries])
             d_pooled = normalize_backward(d_vectors, normalize_cache)
             gradients = backward(pooling_backward(d_pooled, pooling_cache))
-            optimizer.update(gradients, 5e-4 * min((step + 1) / 80, (steps - step) / steps))
+            optimizer.update(gradients, 5e-4 * min((step + 1) / 30, (steps - step) / steps))
         self._save(model, "embeddings", "translations lie close to each other")
         pooling = self.directory / "embeddings" / "1_Pooling"
         pooling.mkdir()
