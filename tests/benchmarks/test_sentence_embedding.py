@@ -19,6 +19,7 @@ def test_the_sample_is_always_the_same(shared_data: Path) -> None:
         sample(shared_data, 1_000_000)
 
 
+@pytest.mark.exhaustive  # six processes, two of which import torch
 def test_both_engines_run_and_agree(
     tmp_path: Path, small_vocabulary: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
