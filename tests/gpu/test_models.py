@@ -10,9 +10,10 @@ import xlmr_np
 from tests.gpu.card import needs_gpu
 from tests.models.test_gpu_engine import CLASSES, SHAPE, TOLERANCE, WRONG, arguments, assert_close
 from tests.reference_models import TASK_CLASSES, TINY, random_ids, save_reference
-from xlmr_np import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel, XLMRobertaTokenizer, trees
+from xlmr_np import XLMRobertaConfig, XLMRobertaForMaskedLM, XLMRobertaModel, XLMRobertaTokenizer, pipeline, trees
 from xlmr_np.arrays import to_device, to_numpy
 from xlmr_np.config import XLM_ROBERTA_BASE
+from xlmr_np.heads.sentence_pooling import POOLINGS
 from xlmr_np.inputs import prepare_inputs
 
 pytestmark = needs_gpu
@@ -81,6 +82,20 @@ def test_from_pretrained_and_back(tmp_path: Path) -> None:
     expected = XLMRobertaModel.from_pretrained("demo", dtype="float16")
     for ours, theirs in zip(trees.leaves(again.params), trees.leaves(expected.params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("pooling", [*POOLINGS, ("mean", "max")])
+def test_sentences_are_embedded_as_on_the_cpu(pooling: Any) -> None:
+    tokenizer = XLMRobertaTokenizer.from_pretrained("demo")
+    embeddings = [
+        pipeline(
+            "sentence-embedding", XLMRobertaModel.from_pretrained("demo", dtype="float32", device=device),
+            tokenizer=tokenizer, pooling=pooling, normalize=True, batch_size=batch_size,
+        )(SENTENCES)
+        for device, batch_size in (("cpu", 8), ("cuda", 8), ("cuda", 3))
+    ]  # fmt: skip
+    for on_card in embeddings[1:]:
+        np.testing.assert_allclose(on_card, embeddings[0], rtol=0, atol=2e-5)  # float32 of length one
 
 
 @pytest.mark.parametrize("what", WRONG)
