@@ -480,6 +480,7 @@ def test_a_vector_of_zeros_stays_finite(base: Path) -> None:
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a pooling": ({"pooling": "average"}, "'average' is not known"),
     "one of several": ({"pooling": ("cls", "average")}, "'average' is not known"),
+    "no pooling": ({"pooling": []}, r"pooling=\[\] is no name of a pooling"),
     "a flag": ({"normalize": 1}, "normalize must be True or False"),
     "long texts": ({"long_texts": "stride"}, "long_texts='stride' is not known"),
     "a length": ({"max_length": 0}, "max_length=0 is too small"),

@@ -79,8 +79,11 @@ class SentenceEmbeddingSetting(RunSetting):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for mode in [self.pooling] if isinstance(self.pooling, str) else self.pooling or ():
-            check_pooling(mode)
+        if self.pooling is not None:
+            if not isinstance(self.pooling, str | list | tuple) or not self.pooling:
+                raise TypeError(f"pooling={self.pooling!r} is no name of a pooling, and no list of some.")
+            for mode in [self.pooling] if isinstance(self.pooling, str) else self.pooling:
+                check_pooling(mode)
         if self.normalize is not None:
             checked_flag("normalize", self.normalize)
         if self.prompt is not None:
@@ -110,7 +113,7 @@ class SentenceEmbeddingSetting(RunSetting):
     @property
     def all_steps(self) -> tuple[Step, ...]:
         """From the model's states to an embedding."""
-        steps = (Pooling(),) if self.steps is None else self.steps
+        steps = self.steps or (Pooling(),)
         if self.pooling is not None:
             modes = (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
             steps = tuple(each._replace(modes=modes) if isinstance(each, Pooling) else each for each in steps)
