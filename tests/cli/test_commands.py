@@ -21,7 +21,7 @@ from tests.cli.finished import Finished, Run, assert_bad_input, assert_harmless
 from tests.pipelines.saved_models import LONGEST
 from tests.reference_models import save_reference
 from xlmr_np import pipeline
-from xlmr_np.cli import main
+from xlmr_np.cli import COMMANDS, main
 
 TEXT = "Bonjour, je suis un petit modèle de <mask>."
 TWO_MASKS = "The <mask> is <mask> today."
@@ -480,11 +480,16 @@ def test_info_reads_no_weights(run: Run, model: str, tmp_path: Path) -> None:
 
 def test_version_and_help(run: Run) -> None:
     assert run("--version") == Finished(0, f"xlmr-np {xlmr_np.__version__}\n", "")
-    for arguments in (("--help",), ("fill-mask", "--help"), ("info", "--help"), ("trim-vocab", "--help")):
+    for arguments in (("--help",), *((command, "--help") for command in COMMANDS)):
         status, out, err = run(*arguments)
         assert (status, err) == (0, "")
         assert out.startswith("usage: xlmr-np")
         assert out.isascii()  # so that it can be printed everywhere
+
+
+def test_help_imports_nothing_that_takes_time() -> None:
+    code = "from xlmr_np.cli import main, sys\ntry: main(['run', '--help'])\nfinally: assert 'numpy' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout.startswith(b"usage")
 
 
 def test_the_command_is_installed() -> None:
@@ -577,7 +582,7 @@ def test_the_plainest_locale(model: str) -> None:
 WITHOUT_DELAY = """
 import sys
 from xlmr_np import progress
-from xlmr_np.cli import main
+from xlmr_np.cli import COMMANDS, main
 progress.BAR_AFTER = 0
 sys.exit(main(sys.argv[1:]))
 """

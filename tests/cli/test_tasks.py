@@ -298,7 +298,7 @@ def test_run_refuses(run: Run, models: dict[str, str], model: str, tmp_path: Pat
     assert_bad_input(run("run", "--task", "fill-mask", "--input", "lines.txt"), "does not tell its format")
     (tmp_path / "in.json").write_text('{"text": "the"}')
     command = ("run", "--model", models["classify"], "--task", "text-classification")
-    assert_bad_input(run(*command, "--input", str(tmp_path / "in.json")), "a object; a file in JSON holds a list")
+    assert_bad_input(run(*command, "--input", str(tmp_path / "in.json")), "an object; a file in JSON holds a list")
 
 
 # --- Ctrl-C ---

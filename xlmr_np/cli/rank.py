@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from . import ranking
-from .answering import answer_records, loaded_pipeline
+from .answering import answer_records, loaded_pipeline, status_of
 from .records import Source, Taken, add_input_arguments
 from .results import Form, add_output_arguments, with_fields
 from .source import LONG_TEXTS, add_running_arguments, add_trained_model_argument, trained_model
@@ -36,9 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Sort the documents for each query."""
     documents: list[str] | None = None
+    status = 0
     taken = Taken(("query",), "a query")
     if options.documents is not None:
-        documents = [record.fields["text"] for record in ranking.documents_of(options)]
+        corpus = ranking.documents_of(options)
+        documents = [record.fields["text"] for record in corpus]
+        status = status_of(corpus)
     elif len(options.texts) > 1:
         documents, options.texts = options.texts[1:], options.texts[:1]
     else:
@@ -51,4 +54,4 @@ def run(options: argparse.Namespace) -> int:
         return loaded_pipeline("reranking", model, options, top_k=options.top_k)
 
     form = Form(ranking.table, with_fields("results"), lambda answer: answer, ("corpus_id", "score", "text"))
-    return answer_records(options, source, form, load, lambda fields: {"documents": documents, **fields})
+    return max(status, answer_records(options, source, form, load, lambda fields: {"documents": documents, **fields}))

@@ -277,9 +277,7 @@ def json_items_of(file: Path | str) -> Iterator[Value]:
     except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{shown_name(file)}: {_json_problem(error)}") from error
     if not isinstance(items, list):
-        raise ValueError(
-            f"{shown_name(file)}: a {_kind(items)}; a file in JSON holds a list, JSON lines end in .jsonl."
-        )
+        raise ValueError(f"{shown_name(file)}: {_kind(items)}; a file in JSON holds a list, JSON lines end in .jsonl.")
     for number, item in enumerate(items, 1):
         yield Value(f"{shown_name(file)}, item {number}", item)
 
@@ -369,7 +367,7 @@ def fields_of(value: Any, columns: dict[str, str] | None, taken: Taken) -> dict[
     if isinstance(value, str) and len(taken.fields) == 1 and columns is None:
         return {taken.fields[0]: value}
     if not isinstance(value, dict):
-        raise ValueError(f"a {_kind(value)}; write {taken.kind} as an object with {' and '.join(taken.fields)}.")
+        raise ValueError(f"{_kind(value)}; write {taken.kind} as an object with {' and '.join(taken.fields)}.")
     if columns is None:
         columns = {field: field for field in taken.fields}
         columns |= {field: field for field in taken.optional if value.get(field) is not None}
@@ -384,12 +382,12 @@ def fields_of(value: Any, columns: dict[str, str] | None, taken: Taken) -> dict[
         texts = fields[field] if is_list and isinstance(fields[field], list) else [fields[field]]
         if (is_list and texts is not fields[field]) or not all(isinstance(text, str) for text in texts):
             wanted = "a list of texts" if is_list else "a text"
-            raise ValueError(f"{column!r} is a {_kind(fields[field])}; it must be {wanted}.")
+            raise ValueError(f"{column!r} is {_kind(fields[field])}; it must be {wanted}.")
     return fields
 
 
 _KINDS: tuple[tuple[Any, str], ...] = (
-    (str, "text"), (bool, "truth value"), ((int, float), "number"), (list, "list"), (dict, "object"),
+    (str, "a text"), (bool, "a truth value"), ((int, float), "a number"), (list, "a list"), (dict, "an object"),
 )  # fmt: skip
 
 
