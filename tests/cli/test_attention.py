@@ -79,13 +79,13 @@ def test_a_page_is_replaced_when_asked(run: Run, model: str, tmp_path: Path) -> 
 
 def test_a_place_that_cannot_be_written(run: Run, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("attention", "--model", model, "--html")
-    assert_bad_input(run(*command, str(tmp_path / "no" / "out.html"), TEXT), "there is no such folder")
-    assert_bad_input(run(*command, str(tmp_path), TEXT), "is not a regular file")
+    assert_bad_input(run(*command, str(tmp_path / "no" / "out.html"), TEXT), "No such file or directory")
+    assert_bad_input(run(*command, str(tmp_path), TEXT), "Is a directory")
 
-    def refuse(self: Path, content: bytes) -> None:
+    def refuse(self: Path) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 
-    monkeypatch.setattr(Path, "write_bytes", refuse)  # root may write everywhere
+    monkeypatch.setattr(Path, "touch", refuse)  # root may write everywhere
     file = tmp_path / "out.html"
     assert_bad_input(run(*command, str(file), TEXT), f"{file}: Permission denied")
     assert os.listdir(tmp_path) == []

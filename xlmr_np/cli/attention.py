@@ -3,10 +3,13 @@
 import argparse
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xlmr_np.text_files import STANDARD_INPUT, lines_of
 
+from .results import opened_output
 from .source import (
     add_device_arguments,
     add_model_argument,
@@ -16,6 +19,9 @@ from .source import (
     location,
 )
 from .terminal import complain, printable, warnings_on_one_line
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SUMMARY = "a picture of which tokens of a text look at which"
 DESCRIPTION = """\
@@ -52,13 +58,26 @@ def run(options: argparse.Namespace) -> None:
     """Run the model on the text, then write the page, or print the numbers, or both."""
     if options.html is None and not options.json:
         raise ValueError("Say what to make: a page with --html FILE, or numbers with --json.")
+    with nullcontext() if options.html is None else opened_output(options.html, options.overwrite) as file:
+        text = _text(options.text)
+        tokens, attentions, special_tokens = _attentions(options, text)
+        if file is not None:
+            from xlmr_np.visualization import attention_page
+
+            title = text if options.pair is None else f"{text} — {options.pair}"
+            file.write(attention_page(tokens, attentions, title, special_tokens=special_tokens).encode())
     if options.html is not None:
-        _check_place(options.html, options.overwrite)
-    text = _text(options.text)
+        complain(f"wrote {options.html}; open it in a browser.")
+    if options.json:
+        facts = {"text": text, "pair": options.pair, "tokens": tokens, "attentions": attentions.round(DIGITS).tolist()}
+        print(printable(json.dumps(facts, ensure_ascii=False)))
+
+
+def _attentions(options: argparse.Namespace, text: str) -> "tuple[list[str], np.ndarray, list[str]]":
+    """The tokens, what they attend to [L, H, T, T], and which tokens are special."""
     from xlmr_np.models import XLMRobertaModel
     from xlmr_np.tokenizer import XLMRobertaTokenizer
-    from xlmr_np.visualization import attention_page, text_attentions
-    from xlmr_np.weights.saving import replacing
+    from xlmr_np.visualization import text_attentions
 
     source = chosen_model(options)
     with warnings_on_one_line():
@@ -78,34 +97,7 @@ def run(options: argparse.Namespace) -> None:
                 "choose a complete one."
             )
         tokens, attentions = text_attentions(model, tokenizer, text, options.pair, max_tokens=options.max_tokens)
-    if options.html is not None:
-        title = text if options.pair is None else f"{text} — {options.pair}"
-        page = attention_page(tokens, attentions, title, special_tokens=tokenizer.all_special_tokens).encode()
-        try:
-            with replacing(options.html) as beside:
-                beside.write_bytes(page)
-        except OSError as error:
-            error.filename = str(options.html)  # and not the file beside it
-            raise
-        complain(f"wrote {options.html}; open it in a browser.")
-    if options.json:
-        facts = {"text": text, "pair": options.pair, "tokens": tokens, "attentions": attentions.round(DIGITS).tolist()}
-        print(printable(json.dumps(facts, ensure_ascii=False)))
-
-
-def _check_place(path: Path, may_replace: bool) -> None:
-    """Refuse a place for the page before the model is loaded.
-
-    Raises:
-        OSError: its folder is not there, or it is a folder itself.
-        ValueError: it is there, and may not be replaced.
-    """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path.parent}: there is no such folder to write {path.name} in.")
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a regular file; name another place for the page.")
-    if path.exists() and not may_replace:
-        raise ValueError(f"{path} exists already; add --overwrite to replace it, or name another file.")
+    return tokens, attentions, tokenizer.all_special_tokens
 
 
 def _text(argument: str | None) -> str:
