@@ -3,9 +3,11 @@
 Transformers 5 has no such pipeline; what 4.57 answered is recorded in tests/data, see the script beside the file.
 """
 
+import dataclasses
 import itertools
 import json
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,8 +30,23 @@ from tests.data.make_question_answering_answers import (
 from tests.data.make_small_vocabulary import SENTENCES
 from xlmr_np import XLMRobertaForQuestionAnswering, XLMRobertaTokenizer, pipeline
 from xlmr_np.pipelines import answer_spans
-from xlmr_np.pipelines.answer_spans import Window, all_together, each_by_itself, likeliest_spans
-from xlmr_np.pipelines.question_answering import QuestionAnsweringPipeline
+from xlmr_np.pipelines.answer_spans import (
+    NORMALIZERS,
+    ContextTokens,
+    Window,
+    all_together,
+    each_by_itself,
+    each_start_once,
+    likeliest_spans,
+)
+from xlmr_np.pipelines.question_answering import (
+    QuestionAnsweringPipeline,
+    QuestionAnsweringSetting,
+    merged,
+    scored_spans,
+)
+from xlmr_np.tokenizer.truncation import Limit
+from xlmr_np.tokenizer.truncation import windows as token_windows
 
 QUESTION = "Where is the cat?"
 CONTEXT = "My dog is cute, but the cat next door is cuter and much louder."
@@ -275,8 +292,46 @@ def test_probabilities_are_shares_of_all_pairs(lengths: list[int], seed: int, sh
         assert alone.no_answer == pytest.approx(together.no_answer)
 
 
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(0, 11), st.integers(1, 8))
+def test_a_span_counts_once_whatever_windows_it_is_in(length: int, room: int, stride: int, longest: int) -> None:
+    cut = Limit(room, "only_first", min(stride, room - 1), side="right", with_overflow=True, as_in_reference=False)
+    parts = [window for (window,) in token_windows([length], cut)]
+    windows = each_start_once([Window(start, np.zeros((2, 1 + end - start))) for start, end in parts], longest)
+    asked = Counter(
+        (window.first + start, window.first + end)
+        for window in windows
+        for start in np.flatnonzero(np.isfinite(window.logits[0, 1:])).tolist()
+        for end in range(start, min(start + longest, window.logits.shape[1] - 1))
+    )
+    held = {
+        (start, end)
+        for first, behind in parts
+        for start in range(first, behind)
+        for end in range(start, min(start + longest, behind))
+    }
+    assert asked == Counter(held)
+
+
+def test_spans_of_equal_logits_have_equal_scores() -> None:
+    """Of six tokens in windows of four that share two, the first is in one window and the fourth in both."""
+    context = "a b c d e f"
+    words = ContextTokens.of(context, [(place, place + 1) for place in range(0, 11, 2)], range(6))
+    setting = QuestionAnsweringSetting(top_k=6, max_answer_len=1)
+    logits = np.full((2, 7), -5.0)
+    logits[:, [1, 4]] = 5.0  # after that of no answer: the first token and the fourth
+    windows = [Window(first, logits[:, [0, *range(1 + first, 5 + first)]]) for first in (0, 2)]
+    scores = {}
+    for name, parts in (("across_windows", each_start_once(windows, 1)), ("per_window", windows)):
+        normalizers = NORMALIZERS[name](parts).of_spans
+        spans = scored_spans(parts, words, normalizers, dataclasses.replace(setting, scores=name))
+        scores[name] = {each["answer"]: each["score"] for each in merged(context, spans)}
+    together, alone = scores.values()
+    assert together["a"] == pytest.approx(together["d"]) == pytest.approx(1 / 3, rel=1e-3)  # from "a" to "d", too
+    assert alone["d"] > 3 * alone["a"]  # seen twice, and alone in its second window
+
+
 def test_a_sure_answer_is_sure_among_windows_without_one() -> None:
-    """However many windows have no answer, and in however many of them the answer is found."""
+    """However many windows have no answer, and in however many places the answer is found."""
     without = np.array([[20.0, 0, 0, 0], [20.0, 0, 0, 0]])
     found = np.array([[0.0, 0, 20, 0], [0.0, 0, 20, 0]])
     for times in (1, 2):

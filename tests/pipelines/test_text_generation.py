@@ -296,6 +296,21 @@ def test_neighbours_change_nothing(small: Pair, lengths: dict[str, int]) -> None
     assert list(small.ours(iter(prompts), **arguments)) == alone
 
 
+def test_batches_by_tokens(small: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    compute = TextGenerationPipeline.compute
+
+    def counted(self: TextGenerationPipeline, rows: list[Any], setting: Any) -> Any:
+        sizes.append(len(rows))
+        return compute(self, rows, setting)
+
+    monkeypatch.setattr(TextGenerationPipeline, "compute", counted)
+    for settings, expected in (({}, [3]), ({"batch_size": None, "batch_tokens": 1}, [1, 1, 1])):
+        sizes.clear()
+        small.ours(["the cat"] * 3, max_new_tokens=1, do_sample=False, **settings)
+        assert sizes == expected
+
+
 def test_generators_are_read_by_windows(small: Pair) -> None:
     number_read = 0
 

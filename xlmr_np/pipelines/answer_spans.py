@@ -1,6 +1,7 @@
 """From the logits of a context's windows to its likeliest spans, and how likely they are."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -75,6 +76,25 @@ class Window(NamedTuple):
         return self.first + self.logits.shape[1] - 2
 
 
+def each_start_once(windows: Sequence[Window], most_tokens: int) -> list[Window]:
+    """The windows with start logits of -inf but where they are asked, so that a span counts in one window only.
+
+    Of two neighbours the earlier one is asked up to the middle of what they share, but no farther than answers of
+    `most_tokens` tokens fit into it.
+    """
+    changes = [
+        max(min((one.last + other.first) // 2 + 1, one.last - most_tokens + 2), other.first)
+        for one, other in pairwise(windows)
+    ]
+    asked = []
+    for window, first, behind in zip(windows, [0, *changes], [*changes, windows[-1].last + 1], strict=True):
+        places = np.arange(window.first, window.last + 1)
+        logits = window.logits.copy()
+        logits[0, 1:][(places < first) | (places >= behind)] = -np.inf
+        asked.append(window._replace(logits=logits))
+    return asked
+
+
 class Normalizers(NamedTuple):
     """What makes probabilities of sums of logits.
 
@@ -96,7 +116,7 @@ def each_by_itself(windows: Sequence[Window]) -> Normalizers:
 
 
 def all_together(windows: Sequence[Window]) -> Normalizers:
-    """The spans of all windows share a probability of 1, together with no answer.
+    """The spans of all windows, see `each_start_once`, share a probability of 1, together with no answer.
 
     Every window in which the answer is not says that there is none, and that must not count against the one in which
     it is. So no answer takes part once, from the window in which its logits are least.

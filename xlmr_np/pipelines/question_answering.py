@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xlmr_np.arrays import to_numpy
-from xlmr_np.pipelines.answer_spans import NORMALIZERS, ContextTokens, Window, likeliest_spans
+from xlmr_np.pipelines.answer_spans import NORMALIZERS, ContextTokens, Window, each_start_once, likeliest_spans
 from xlmr_np.pipelines.base import RunSetting, TaskPipeline, WarnOnce, finite
 from xlmr_np.pipelines.streaming import Row
 from xlmr_np.tokenizer.arguments import checked_flag, checked_text, whole_number
@@ -38,10 +38,10 @@ class QuestionAnsweringSetting(RunSetting):
         handle_impossible_answer: the empty answer is an answer too, as likely as it is where it is least likely.
         align_to_words: complete answers to whole words, which are what stands between white space. Better without it
             for languages that are written without spaces.
-        scores: "across_windows": a score is a probability among all that is to be found in all windows; equal answers
-            are one, and the scores of all do not sum to more than 1. "per_window", as in transformers 4: each window
-            is taken by itself, so that scores do not compare, equal answers sum to more than 1, and words are cut
-            where windows end. The two are equal if there is one window.
+        scores: "across_windows": a score is a probability among all that is to be found in all windows, where what two
+            windows share counts once; equal answers are one, and the scores of all do not sum to more than 1.
+            "per_window", as in transformers 4: each window is taken by itself, so that scores do not compare, equal
+            answers sum to more than 1, and words are cut where windows end. The two are equal if there is one window.
     """
 
     top_k: int = 1
@@ -179,6 +179,8 @@ class QuestionAnsweringPipeline(TaskPipeline[QuestionAnsweringSetting]):
             Window(start, without_question(logits, end - start))
             for logits, (start, end) in zip(results, reading.windows, strict=True)
         ]
+        if setting.scores == "across_windows":
+            parts = each_start_once(parts, setting.max_answer_len)
         normalizers = NORMALIZERS[setting.scores](parts)
         spans = scored_spans(parts, reading.tokens, normalizers.of_spans, setting)
         answers = merged(reading.context, spans)

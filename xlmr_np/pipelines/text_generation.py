@@ -277,5 +277,5 @@ class TextGenerationPipeline(TaskPipeline[Request]):
 
 
 def _given(settings: dict[str, Any]) -> dict[str, Any]:
-    """Those that are not None."""
-    return {name: value for name, value in settings.items() if value is not None}
+    """Those that are not None; of `batch_size` None says something."""
+    return {name: value for name, value in settings.items() if value is not None or name == "batch_size"}
