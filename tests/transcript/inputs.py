@@ -30,7 +30,14 @@ def write_inputs(data: Path, directory: Path) -> None:
     rows = (json.dumps(each, ensure_ascii=False) for each in questions)
     (directory / "questions.jsonl").write_text(_lines(rows), encoding="utf-8")
     (directory / "article.txt").write_text(questions[0]["context"] + "\n", encoding="utf-8")
+    masked = (_with_mask(news[language][SENTENCE], language) for language in LANGUAGES)
+    (directory / "masks.txt").write_text(_lines(masked), encoding="utf-8")
     (directory / "broken.txt").write_bytes(b"The first line is good.\nThis one is not: \xff\xfe\nThe third one is.\n")
+
+
+def _with_mask(text: str, language: str) -> str:
+    """The text with its last word, or its last character in Chinese, hidden."""
+    return text[:-1] + "<mask>" if language == "zh" else " ".join([*text.split()[:-1], "<mask>"])
 
 
 def _lines(texts: Iterable[str]) -> str:
