@@ -16,7 +16,7 @@ ELSEWHERE = {"pretrain", "trim-vocab"}  # commands of pages of their own
 def arguments_of(command: str) -> list[str]:
     """The arguments of `xlmr-np` in a shell command, up to what the shell does besides."""
     words = shlex.split(command[command.index("xlmr-np ") :])[1:]
-    ends = [index for index, word in enumerate(words) if word in ("|", "&&", ">")]
+    ends = [index for index, word in enumerate(words) if word in ("|", "&&", "<", ">")]
     return words[: min(ends, default=len(words))]
 
 
