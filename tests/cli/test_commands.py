@@ -141,7 +141,6 @@ def test_top_k_and_targets(run: Run, model: str, answers: Callable[..., Any]) ->
         return [prediction["token"] for prediction in json.loads(out)["predictions"]]
 
     assert len(tokens("--top-k", "7")) == 7
-    assert tokens("--top-k", "0") == []
     words = ["la", "▁the", "и"]
     assert sorted(tokens("--targets", "la, ▁the,и")) == sorted(answers.target_ids(words))
     assert tokens("--targets", "la, ▁the,и", "--top-k", "1") == [answers(TEXT, targets=words)[0]["token"]]
@@ -283,7 +282,8 @@ def test_texts_that_are_too_long(run: Run, model: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--top-k", "-1"), "top_k=-1 is too small"),
+        (("--top-k", "0"), "--top-k 0 is too small; give at least 1"),
+        (("--top-k", "-1"), "--top-k -1 is too small"),
         (("--top-k", "1000"), "top_k=1000 is more than the 482 tokens"),
         (("--batch-size", "0"), "batch_size=0 is too small"),
         (("--targets", ""), "The target '' is not one token"),

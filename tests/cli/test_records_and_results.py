@@ -118,7 +118,7 @@ BAD = {
     "list.jsonl": (b'"good"\n["text"]\n"good"\n', 2, "a list; write a text as an object with text"),
     "other.jsonl": (b'"good"\n{"a": "1", "b": "2"}\n"good"\n', 2, "no column 'text' among 'a', 'b'"),
     "a.csv": (b'text,id\ngood,1\n"b\xffd\nx",2\ngood,3\n', 3, "not UTF-8"),
-    "cells.csv": (b"text,id\ngood,1\nbad\ngood,3\n", 3, "1 cells, and there are 2 columns"),
+    "cells.csv": (b"text,id\ngood,1\nbad\ngood,3\n", 3, "1 cell, and there are 2 columns"),
     "quotes.csv": (b'text\ngood\n"bad"x\ngood\n', 3, "not valid CSV"),
 }
 
@@ -141,7 +141,8 @@ def test_bad_headers(read: Read) -> None:
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.csv"])
 def test_nothing_at_all(read: Read, name: str) -> None:
     content = b"[]" if name == "a.json" else b"text\n" if name == "a.csv" else b"\n \n"
-    with pytest.raises(ValueError, match=rf"{name} holds no text; give a text a line"):
+    place = {"a.json": "as an item of its list", "a.csv": "a row"}.get(name, "a line")
+    with pytest.raises(ValueError, match=rf"{name} holds no text; give a text {place}"):
         read(name, content)
 
 
@@ -170,12 +171,12 @@ def test_skipping_errors(run: Run, model: str, tmp_path: Path) -> None:
     assert status == 1
     assert [each["text"] for each in lines_of_json(out)] == ["one <mask>", "two <mask>"]
     first, second = sorted(err.splitlines())
-    assert "lines.txt, line 2: Text 2 has no <mask>" in first
+    assert "lines.txt, line 2: has no <mask>" in first
     assert "lines.txt, line 4: not UTF-8" in second
     status, out, err = run(*command)
     assert (status, err.count("\n")) == (2, 1)
     assert [each["text"] for each in lines_of_json(out)] == ["one <mask>"]
-    assert "lines.txt, line 2: Text 2 has no <mask>" in err
+    assert "lines.txt, line 2: has no <mask>" in err
 
 
 def test_skipping_documents(run: Run, encoder: str, tmp_path: Path) -> None:
@@ -221,11 +222,13 @@ def test_files_of_every_format(run: Run, model: str, tmp_path: Path) -> None:
     for name, delimiter in (("a.csv", ","), ("a.tsv", "\t")):
         with open(tmp_path / name, newline="", encoding="utf-8") as stream:
             rows = list(csv.DictReader(stream, delimiter=delimiter))
-        assert [row["text"] for row in rows] == [texts[0]] * 2 + [texts[1]] * 2
+        assert [(row["number"], row["text"]) for row in rows] == [
+            ("1", texts[0]), ("1", ""), ("2", texts[1]), ("2", ""),
+        ]  # fmt: skip
         assert [float(row["score"]) for row in rows] == [
             pytest.approx(each["score"]) for answer in answers for each in answer["predictions"]
         ]
-        assert list(rows[0]) == ["text", "mask", "score", "token", "token_str", "sequence"]
+        assert list(rows[0]) == ["number", "text", "mask", "score", "token", "token_str", "sequence"]
     assert good(run(*command, "--format", "csv", *texts)).encode() == (tmp_path / "a.csv").read_bytes()
     assert json.loads(good(run(*command, "--format", "json", *texts))) == answers
 

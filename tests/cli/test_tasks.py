@@ -144,7 +144,7 @@ def test_zero_shot(run: Run, models: dict[str, str]) -> None:
         assert answer == almost({"text": text, "labels": expected["labels"], "scores": expected["scores"]})
     command = ("zero-shot", "--model", models["zero-shot"])
     assert_bad_input(run(*command, "--labels", "a,b", "--template", "no place", "the cat"), "has no place for a label")
-    assert_bad_input(run(*command, "--labels", "", "the cat"), "candidate_labels")
+    assert_bad_input(run(*command, "--labels", "", "the cat"), "--labels '' has no label")
 
 
 def test_rank(run: Run, models: dict[str, str], tmp_path: Path) -> None:

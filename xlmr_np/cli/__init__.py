@@ -4,36 +4,24 @@ import argparse
 import errno
 import io
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import NoReturn, Protocol
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from types import FrameType
+from typing import NoReturn, Protocol, cast
 
 from xlmr_np import __version__
 
-from . import (
-    attention,
-    classify,
-    embed,
-    features,
-    fill_mask,
-    generate,
-    info,
-    ner,
-    pretrain,
-    qa,
-    rank,
-    run,
-    search,
-    tokenize,
-    trim_vocab,
-    zero_shot,
-)
-from .terminal import complain, message_of, printable
+from .terminal import complain, message_of, printable, write_errors_name
 
 FORMATTER = argparse.RawDescriptionHelpFormatter
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
+ENDING_SIGNALS = ("SIGTERM", "SIGHUP")  # some systems lack the second
 
 
 class Command(Protocol):
@@ -54,23 +42,24 @@ class Command(Protocol):
         """Do it; returns the exit status, or None for 0."""
 
 
-COMMANDS: dict[str, Command] = {
-    "attention": attention,
-    "classify": classify,
-    "embed": embed,
-    "features": features,
-    "fill-mask": fill_mask,
-    "generate": generate,
-    "info": info,
-    "ner": ner,
-    "pretrain": pretrain,
-    "qa": qa,
-    "rank": rank,
-    "run": run,
-    "search": search,
-    "tokenize": tokenize,
-    "trim-vocab": trim_vocab,
-    "zero-shot": zero_shot,
+# The module of each. They are imported where Ctrl-C is heeded already.
+COMMANDS = {
+    "attention": "attention",
+    "classify": "classify",
+    "embed": "embed",
+    "features": "features",
+    "fill-mask": "fill_mask",
+    "generate": "generate",
+    "info": "info",
+    "ner": "ner",
+    "pretrain": "pretrain",
+    "qa": "qa",
+    "rank": "rank",
+    "run": "run",
+    "search": "search",
+    "tokenize": "tokenize",
+    "trim-vocab": "trim_vocab",
+    "zero-shot": "zero_shot",
 }
 
 STATUSES = """\
@@ -78,17 +67,19 @@ exit status:
   0  all is done
   1  all is done but for what --skip-errors has left out
   2  something is wrong with what was given; the message on standard error says what
-  130  interrupted
+  128+N  ended by signal N: 130 by Ctrl-C, 143 by SIGTERM, 129 when the terminal is closed; no half file is left
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status, see `STATUSES`."""
     _open_closed_streams()
-    options = _parser().parse_args(arguments)
     try:
-        status = options.run(options) or 0
-        sys.stdout.flush()
+        with _ended_by_signals():
+            options = _parser().parse_args(arguments)
+            status: int = options.run(options) or 0
+            with write_errors_name("standard output"):
+                sys.stdout.flush()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader of our output has seen enough, as `| head` does
@@ -102,6 +93,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _drop_output()
         return EXIT_BAD_INPUT
     return status
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let a signal to end unwind the stack, so that files that are half written are removed; Ctrl-C does so already."""
+
+    def end(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ENDING_SIGNALS if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():  # no other may say what signals do
+        numbers = []
+    numbers = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]  # nohup ignores SIGHUP
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
 
 
 class _ClosedOutput(io.StringIO):
@@ -135,7 +146,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"xlmr-np {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
+    for name, module in COMMANDS.items():
+        command = cast(Command, import_module(f".{module}", __name__))
         subparser = commands.add_parser(
             name,
             help=command.SUMMARY,

@@ -56,7 +56,7 @@ def answer_records(
     Returns:
         The exit status: 1 if records were left out.
     """
-    with opened_results(options, form, source.fields) as results:
+    with opened_results(options, form, source) as results:
         pipe = load()
         source.ask()
         with warnings_at_once():
@@ -64,7 +64,7 @@ def answer_records(
             if not results.is_on_terminal and sys.stderr.isatty():  # where answers appear there is no place for a bar
                 answers = with_progress_bar(answers, source.count())
             for record, answer in answers:
-                results.write(record.fields, answer)
+                results.write(record, answer)
     return status_of(source)
 
 

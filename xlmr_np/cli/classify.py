@@ -48,7 +48,14 @@ def run(options: argparse.Namespace) -> int:
         settings = {"top_k": options.top_k, "function_to_apply": options.function}
         return loaded_pipeline("text-classification", model, options, **settings)
 
-    form = Form(_table, with_fields("labels"), lambda answer: answer, ("label", "score"))
+    form = Form(
+        _table,
+        with_fields("labels"),
+        lambda answer: answer,
+        ("label", "score"),
+        is_one_row=options.top_k == 1,
+        cuts_lines=True,
+    )
     return answer_records(options, source, form, load, lambda fields: fields)
 
 

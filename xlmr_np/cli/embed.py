@@ -53,5 +53,7 @@ def run(options: argparse.Namespace) -> int:
         lambda answer: [{str(number): value for number, value in enumerate(answer.tolist())}],
         None,
         lambda answer: answer[None],
+        is_one_row=True,
+        cuts_lines=True,
     )
     return answer_records(options, source, form, load, lambda fields: fields["text"])

@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> int:
         _rows,
         None,
         lambda answer: answer[0],
+        cuts_lines=True,
     )
     return answer_records(options, source, form, load, lambda fields: fields["text"])
 

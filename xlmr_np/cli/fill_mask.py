@@ -7,7 +7,7 @@ from typing import Any
 from .answering import answer_records, loaded_pipeline
 from .records import Source, Taken, add_input_arguments
 from .results import Fields, Form, add_output_arguments, with_fields
-from .source import LONG_TEXTS, add_model_argument, add_running_arguments, chosen_model
+from .source import LONG_TEXTS, add_model_argument, add_running_arguments, check_at_least, chosen_model
 from .terminal import printable, scored_lines
 
 SUMMARY = "words that fit where a text says <mask>"
@@ -35,13 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Answer the texts in their order."""
+    check_at_least("--top-k", options.top_k, 1)
     source = Source.of(options, TAKEN)
     targets = None if options.targets is None else [word.strip() for word in options.targets.split(",")]
 
     def load() -> Any:
         return loaded_pipeline("fill-mask", chosen_model(options), options, top_k=options.top_k, targets=targets)
 
-    form = Form(_table, with_fields("predictions"), _rows, ("mask", "score", "token", "token_str", "sequence"))
+    form = Form(
+        _table, with_fields("predictions"), _rows, ("mask", "score", "token", "token_str", "sequence"), cuts_lines=True
+    )
     return answer_records(options, source, form, load, lambda fields: fields["text"])
 
 

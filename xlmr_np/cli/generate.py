@@ -64,6 +64,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Answer the prompts in their order."""
+    if options.stream and options.output is not None:
+        raise ValueError("--stream shows texts on standard output, and --output writes a file; leave one of them out.")
+    if (options.num_return_sequences or 1) > 1 and not options.sample and (options.num_beams or 1) == 1:
+        raise ValueError(
+            f"--num-return-sequences {options.num_return_sequences} would all be the same text; add --sample or "
+            "--num-beams."
+        )
     generator = _generator(options)
     source = Source.of(options, TAKEN)
 
@@ -93,6 +100,7 @@ def run(options: argparse.Namespace) -> int:
         with_fields("answers"),
         lambda answer: answer,
         ("generated_text",),
+        is_one_row=(options.num_return_sequences or 1) == 1,
     )
     return answer_records(options, source, form, load, lambda fields: fields["text"])
 

@@ -10,7 +10,7 @@ from xlmr_np.text_files import lines_of
 from .answering import answer_records, loaded_pipeline
 from .records import Source, Taken, add_input_arguments
 from .results import Fields, Form, add_output_arguments
-from .source import add_running_arguments, add_trained_model_argument, trained_model
+from .source import add_running_arguments, add_trained_model_argument, check_at_least, trained_model
 from .terminal import Span, has_colors, marked, printable, scored_lines
 
 SUMMARY = "where a text answers a question"
@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
     add_input_arguments(parser, "QUESTION", "questions")
     context = parser.add_mutually_exclusive_group()
-    context.add_argument("--context", metavar="TEXT", help="the text in which the answers are")
+    context.add_argument(
+        "--context", metavar="TEXT", help="the text in which the answers are, for questions that have none of their own"
+    )
     context.add_argument("--context-file", type=Path, metavar="FILE", help="a file with that text")
     add_trained_model_argument(parser, "question answering", "deepset/xlm-roberta-base-squad2")
     parser.add_argument("--top-k", type=int, default=1, help="how many answers, the likeliest first (default: 1)")
@@ -48,9 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Answer the questions in their order."""
+    check_at_least("--top-k", options.top_k, 1)
+    check_at_least("--max-answer-length", options.max_answer_length, 1)
+    check_at_least("--window", options.window, 1)
+    check_at_least("--stride", options.stride, 0)
     context = options.context if options.context_file is None else "".join(lines_of(options.context_file))
     kind, instead = "a question with its context", "--context or --context-file, or "
-    taken = Taken(("question", "context"), kind, instead) if context is None else Taken(("question",), "a question")
+    taken = Taken(("question", "context"), kind, instead)
+    if context is not None:
+        taken = Taken(("question",), "a question", optional=("context",))
     source = Source.of(options, taken)
     model = trained_model(options)
     is_colored = options.output is None and has_colors()
@@ -81,6 +89,7 @@ def run(options: argparse.Namespace) -> int:
         lambda fields, answer: {**fields, "answers": _answers(answer)},
         _answers,
         ("score", "start", "end", "answer"),
+        is_one_row=options.top_k == 1,
     )
     return answer_records(options, source, form, load, lambda fields: {"context": context, **fields})
 

@@ -1,13 +1,19 @@
 """`xlmr-np rank`: documents by how well they answer a query."""
 
 import argparse
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from xlmr_np.text_files import shown_name
 
 from . import ranking
 from .answering import answer_records, loaded_pipeline, status_of
 from .records import Source, Taken, add_input_arguments
 from .results import Form, add_output_arguments, with_fields
-from .source import LONG_TEXTS, add_running_arguments, add_trained_model_argument, trained_model
+from .source import LONG_TEXTS, add_running_arguments, add_trained_model_argument, check_at_least, trained_model
+
+if TYPE_CHECKING:
+    from xlmr_np.pipelines.reranking import RerankingPipeline
 
 SUMMARY = "documents by how well they answer a query"
 DESCRIPTION = """\
@@ -35,13 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Sort the documents for each query."""
+    check_at_least("--top-k", options.top_k, 1)
     documents: list[str] | None = None
-    status = 0
+    corpus: Source | None = None
     taken = Taken(("query",), "a query")
     if options.documents is not None:
         corpus = ranking.documents_of(options)
-        documents = [record.fields["text"] for record in corpus]
-        status = status_of(corpus)
     elif len(options.texts) > 1:
         documents, options.texts = options.texts[1:], options.texts[:1]
     else:
@@ -51,7 +56,26 @@ def run(options: argparse.Namespace) -> int:
     model = trained_model(options)
 
     def load() -> Any:
-        return loaded_pipeline("reranking", model, options, top_k=options.top_k)
+        nonlocal documents
+        pipe = loaded_pipeline("reranking", model, options, top_k=options.top_k)
+        if corpus is not None:
+            documents = list(_readable(pipe, corpus))
+            if not documents:
+                raise ValueError(f"No document of {shown_name(options.documents)} can be read.")
+        return pipe
 
     form = Form(ranking.table, with_fields("results"), lambda answer: answer, ("corpus_id", "score", "text"))
-    return max(status, answer_records(options, source, form, load, lambda fields: {"documents": documents, **fields}))
+    status = answer_records(options, source, form, load, lambda fields: {"documents": documents, **fields})
+    return status if corpus is None else max(status, status_of(corpus))
+
+
+def _readable(pipe: "RerankingPipeline", corpus: Source) -> Iterator[str]:
+    """The documents in which there is something to read; others are reported, once, and not for each query."""
+    for record in corpus:
+        text = record.fields["text"]
+        try:
+            pipe.tokens_of(f"Document {record.number}", text)
+        except ValueError as error:
+            corpus.problems.report(record.place, error)
+        else:
+            yield text

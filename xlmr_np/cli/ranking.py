@@ -18,7 +18,8 @@ def add_document_arguments(parser: argparse.ArgumentParser, name: str, is_requir
     """Let a command say where its documents are; `documents_of` tells."""
     parser.add_argument(
         f"--{name}", dest="documents", type=Path, required=is_required, metavar="FILE",
-        help="the documents: a file with one a line, JSON lines, CSV or TSV",
+        help="the documents: a file with one a line, JSON lines, CSV or TSV; in answers corpus_id is the number of "
+        "one, from 0, among those that can be read",
     )  # fmt: skip
     parser.add_argument("--document-column", metavar="NAME", help="the column or key that has them (default: text)")
 

@@ -3,6 +3,7 @@
 import argparse
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -42,10 +43,20 @@ class Record(NamedTuple):
     Attributes:
         fields: its texts, by the command's names.
         place: where it comes from, for messages; None if it was an argument.
+        number: from 1, among all records, also those that are left out.
     """
 
     fields: dict[str, Any]
     place: str | None = None
+    number: int = 1
+
+
+# How pipelines name an input by its number, which a place makes one number too many; and a part of it.
+_SUBJECT = re.compile(r"^(?:Text|Question|Query|Prompt|Document) \d+(?:, ([^ ,]+),)? ")
+
+
+def _part_of_subject(subject: "re.Match[str]") -> str:
+    return f"{subject[1]} " if subject[1] else ""
 
 
 class Problems:
@@ -65,7 +76,7 @@ class Problems:
         Raises:
             ValueError: records may not be left out.
         """
-        message = f"{problem}" if place is None else f"{place}: {problem}"
+        message = f"{problem}" if place is None else f"{place}: {_SUBJECT.sub(_part_of_subject, str(problem))}"
         if not self._may_skip:
             raise ValueError(message)
         complain(message)
@@ -125,6 +136,8 @@ class Source:
         """
         if texts and file:
             raise ValueError("Texts came both as arguments and with --input; give them in one way.")
+        if list(texts) == [STANDARD_INPUT]:
+            raise ValueError("The only text is -; to read standard input, write --input -, or give no text at all.")
         self._taken = taken
         self._texts = texts
         self._file: Path | str = file or STANDARD_INPUT
@@ -175,6 +188,11 @@ class Source:
         """The fields that records may have."""
         return self._taken.fields if self._is_plain else (*self._taken.fields, *self._taken.optional)
 
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all records have the same fields, as they do by columns; in JSON each may have others."""
+        return self._columns is not None or self._format not in ("json", "jsonl")
+
     def __iter__(self) -> Iterator[Record]:
         """Read them.
 
@@ -184,20 +202,20 @@ class Source:
         """
         first = self._taken.fields[0]
         if self._texts:
-            yield from (Record({first: text}) for text in self._texts)
+            yield from (Record({first: text}, number=number) for number, text in enumerate(self._texts, 1))
             return
-        is_empty = True
-        for place, value, problem in self._values():
-            is_empty = False
+        number = 0
+        for number, (place, value, problem) in enumerate(self._values(), 1):
             if problem is None:
                 try:
-                    yield Record(fields_of(value, self._columns, self._taken), place)
+                    yield Record(fields_of(value, self._columns, self._taken), place, number)
                     continue
                 except ValueError as error:
                     problem = str(error)
             self.problems.report(place, problem)
-        if is_empty:
-            raise ValueError(f"{shown_name(self._file)} holds no text; give {self._taken.kind} a line.")
+        if number == 0:
+            place = {"json": "as an item of its list", "csv": "a row", "tsv": "a row"}.get(self._format, "a line")
+            raise ValueError(f"{shown_name(self._file)} holds no text; give {self._taken.kind} {place}.")
 
     def count(self) -> int | None:
         """How many records there are; None if they can be read only once."""
@@ -248,7 +266,9 @@ def tab_separated(lines: Iterator[Value], fields: Iterable[str]) -> Iterator[Val
         if len(names) == 1 or len(cells) == 1:
             yield line
         elif len(cells) > len(names):
-            yield line._replace(problem=line.problem or f"{len(cells) - 1} tabs between {', '.join(names)}.")
+            yield line._replace(
+                problem=line.problem or f"{_counted(len(cells) - 1, 'tab')} between {', '.join(names)}."
+            )
         else:
             yield line._replace(content=dict(zip(names, cells, strict=False)))
 
@@ -298,11 +318,14 @@ def rows_of(file: Path | str, delimiter: str) -> Iterator[Value]:
     number = 0  # of the first line of the row that is being read
     problem: str | None = None  # of a line of that row
 
+    is_over = False
+
     def lines() -> Iterator[str]:
-        nonlocal number, problem
+        nonlocal number, problem, is_over
         for line in numbered_lines(file):
             number, problem = number or line.number, problem or line.problem
             yield line.text
+        is_over = True
 
     csv.field_size_limit(LONGEST_CELL)
     reader = csv.reader(lines(), delimiter=delimiter, strict=True)
@@ -314,7 +337,8 @@ def rows_of(file: Path | str, delimiter: str) -> Iterator[Value]:
         except StopIteration:
             return
         except csv.Error as error:
-            problem = problem or f"not valid CSV ({error}); is there a quotation mark without its partner?"
+            rest = "; nothing after it could be read." if is_over else "."
+            problem = problem or f"not valid CSV ({error}): a quotation mark lacks its partner, it seems{rest}"
         place = place_of(file, number)
         if not header:  # blank lines may come before it
             if problem is None and len(set(cells)) < len(cells):
@@ -325,7 +349,9 @@ def rows_of(file: Path | str, delimiter: str) -> Iterator[Value]:
         elif problem is not None:
             yield Value(place, None, problem)
         elif cells and len(cells) != len(header):
-            yield Value(place, None, f"{len(cells)} cells, and there are {len(header)} columns.")
+            wanted = _counted(len(header), "column")
+            verb = "is" if len(header) == 1 else "are"
+            yield Value(place, None, f"{_counted(len(cells), 'cell')}, and there {verb} {wanted}.")
         elif cells:
             yield Value(place, dict(zip(header, cells, strict=True)))
 
@@ -389,6 +415,10 @@ def fields_of(value: Any, columns: dict[str, str] | None, taken: Taken) -> dict[
 _KINDS: tuple[tuple[Any, str], ...] = (
     (str, "a text"), (bool, "a truth value"), ((int, float), "a number"), (list, "a list"), (dict, "an object"),
 )  # fmt: skip
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number} {name}{'s' * (number != 1)}"
 
 
 def _kind(value: Any) -> str:

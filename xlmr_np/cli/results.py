@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Protocol, TextIO
 
-from .records import DELIMITERS
-from .terminal import printable
+from xlmr_np.text_files import STANDARD_INPUT
+
+from .records import DELIMITERS, Record, Source
+from .terminal import printable, shortened, write_errors_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +31,8 @@ SUFFIXES = {
     ".npy": "npy",
 }
 
+LONGEST_LINE = 1000  # columns of a terminal
+
 Fields = dict[str, Any]
 
 
@@ -42,6 +46,8 @@ class Form(NamedTuple):
         columns: the names in these rows; None takes those of the first row.
         vectors: an array [N, D] of which the rows go into an .npy file; None if there is none.
         shows_fields: whether the rows of CSV begin with the fields.
+        is_one_row: whether each answer is one row of CSV, so that rows need no number to tell whose they are.
+        cuts_lines: whether lines of the table that are longer than anybody reads may be cut on a terminal.
     """
 
     table: Callable[[Fields, Any], Iterable[str]]
@@ -50,6 +56,8 @@ class Form(NamedTuple):
     columns: tuple[str, ...] | None
     vectors: "Callable[[Any], np.ndarray] | None" = None
     shows_fields: bool = True
+    is_one_row: bool = False
+    cuts_lines: bool = False
 
 
 def with_fields(name: str) -> Callable[[Fields, Any], dict[str, Any]]:
@@ -64,12 +72,26 @@ def add_output_arguments(parser: argparse.ArgumentParser, has_vectors: bool = Fa
         The group of options of which one may be given, with --format and --json in it.
     """
     formats = (*FORMATS, "npy") if has_vectors else FORMATS
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write here; a file is complete, or not there")
+    add_output_argument(parser, "write here; a file is complete, or not there")
     parser.add_argument("--overwrite", action="store_true", help="replace the file of --output if there is one")
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--format", choices=formats, help="of the answers (default: as the file's name ends; table)")
+    group.add_argument(
+        "--format",
+        choices=formats,
+        help="of the answers (default: as the file's name ends; table). Where answers may have several rows of csv or "
+        "tsv, each begins with the number of its record, from 1, and only the first has the text",
+    )
     group.add_argument("--json", dest="format", action="store_const", const="jsonl", help="the same as --format jsonl")
     return group
+
+
+def add_output_argument(parser: argparse.ArgumentParser, description: str) -> None:
+    """Let a command say where it writes; None is standard output."""
+    parser.add_argument("--output", type=_file_to_write, metavar="FILE", help=f"{description}; - is standard output")
+
+
+def _file_to_write(name: str) -> Path | None:
+    return None if name == STANDARD_INPUT else Path(name)
 
 
 def format_of(options: argparse.Namespace, form: Form) -> str:
@@ -102,7 +124,7 @@ class Results(Protocol):
 
     is_on_terminal: bool
 
-    def write(self, fields: Fields, answer: Any) -> None:
+    def write(self, record: Record, answer: Any) -> None:
         """Write one."""
 
     def finish(self) -> None:
@@ -110,13 +132,13 @@ class Results(Protocol):
 
 
 @contextmanager
-def opened_results(options: argparse.Namespace, form: Form, fields: tuple[str, ...]) -> Iterator[Results]:
+def opened_results(options: argparse.Namespace, form: Form, source: Source) -> Iterator[Results]:
     """What takes the answers of a command; with --output, they are in that file when the block has ended well.
 
     Args:
         options: of `add_output_arguments`.
         form: how answers are written.
-        fields: the fields that records may have.
+        source: the records that are answered.
 
     Raises:
         ValueError: as for `format_of`, or the file is there and may not be replaced.
@@ -124,9 +146,10 @@ def opened_results(options: argparse.Namespace, form: Form, fields: tuple[str, .
     """
     name = format_of(options, form)
     if options.output is None:
-        results = _results(name, sys.stdout, form, fields)
-        yield results
-        results.finish()
+        with write_errors_name("standard output"):
+            results = _results(name, sys.stdout, form, source)
+            yield results
+            results.finish()
         return
     with opened_output(options.output, options.overwrite) as binary:
         if name == "npy":
@@ -135,7 +158,7 @@ def opened_results(options: argparse.Namespace, form: Form, fields: tuple[str, .
             array.finish()
             return
         text = io.TextIOWrapper(binary, encoding="utf-8", newline="")
-        results = _results(name, text, form, fields)
+        results = _results(name, text, form, source)
         yield results
         results.finish()
         text.flush()
@@ -153,7 +176,7 @@ def opened_output(path: Path, may_replace: bool) -> Iterator[IO[bytes]]:
         OSError: it cannot be written; the error names it.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
-        with open(path, "wb") as stream:
+        with write_errors_name(str(path)), open(path, "wb") as stream:
             yield stream
         return
     if path.is_dir():
@@ -162,7 +185,7 @@ def opened_output(path: Path, may_replace: bool) -> Iterator[IO[bytes]]:
         raise ValueError(f"{path} exists already; add --overwrite to replace it, or name another file.")
     from xlmr_np.weights.saving import replacing
 
-    with replacing(Path(os.path.realpath(path))) as beside:
+    with write_errors_name(str(path)), replacing(Path(os.path.realpath(path))) as beside:
         try:
             beside.touch()
         except OSError as error:
@@ -172,9 +195,9 @@ def opened_output(path: Path, may_replace: bool) -> Iterator[IO[bytes]]:
             yield stream
 
 
-def _results(name: str, stream: TextIO, form: Form, fields: tuple[str, ...]) -> Results:
+def _results(name: str, stream: TextIO, form: Form, source: Source) -> Results:
     if name in DELIMITERS:
-        return _Rows(stream, form, fields if form.shows_fields else (), DELIMITERS[name])
+        return _Rows(stream, form, source, DELIMITERS[name])
     return {"table": _Table, "jsonl": _JsonLines, "json": _JsonList}[name](stream, form)
 
 
@@ -185,8 +208,10 @@ class _Table:
         self.is_on_terminal = stream.isatty()
         self._stream, self._form = stream, form
 
-    def write(self, fields: Fields, answer: Any) -> None:
-        self._print(self._form.table(fields, answer))
+    def write(self, record: Record, answer: Any) -> None:
+        lines = self._form.table(record.fields, answer)
+        is_cut = self.is_on_terminal and self._form.cuts_lines
+        self._print((shortened(line, LONGEST_LINE) for line in lines) if is_cut else lines)
 
     def finish(self) -> None:
         """There is nothing at the end."""
@@ -204,8 +229,8 @@ class _Table:
 class _JsonLines(_Table):
     """A line of JSON for each record."""
 
-    def write(self, fields: Fields, answer: Any) -> None:
-        self._print([self._as_json(self._form.json(fields, answer))])
+    def write(self, record: Record, answer: Any) -> None:
+        self._print([self._as_json(self._form.json(record.fields, answer))])
 
 
 class _JsonList(_Table):
@@ -215,8 +240,8 @@ class _JsonList(_Table):
         super().__init__(stream, form)
         self._separator = "["
 
-    def write(self, fields: Fields, answer: Any) -> None:
-        value = self._form.json(fields, answer)
+    def write(self, record: Record, answer: Any) -> None:
+        value = self._form.json(record.fields, answer)
         for item in value if isinstance(value, list) else [value]:
             self._print([self._separator + self._as_json(item)])
             self._separator = ","
@@ -226,30 +251,45 @@ class _JsonList(_Table):
 
 
 class _Rows:
-    """CSV: the fields of a record before each row of its answer."""
+    """CSV: the fields of a record before the row of its answer.
 
-    def __init__(self, stream: TextIO, form: Form, fields: tuple[str, ...], delimiter: str) -> None:
+    Where an answer may have several rows, the number of the record stands in each, and the fields only in the first: a
+    text of a megabyte with thousands of names in it would be written thousands of times.
+    """
+
+    def __init__(self, stream: TextIO, form: Form, source: Source, delimiter: str) -> None:
         self.is_on_terminal = stream.isatty()
-        self._stream, self._form, self._fields, self._delimiter = stream, form, fields, delimiter
+        self._stream, self._form, self._source, self._delimiter = stream, form, source, delimiter
         self._writer: csv.DictWriter[str] | None = None
+        self._fields: list[str] = []
 
-    def write(self, fields: Fields, answer: Any) -> None:
+    def write(self, record: Record, answer: Any) -> None:
+        has_number = self._form.shows_fields and not self._form.is_one_row
+        fields: Fields = record.fields
         for row in self._form.rows(answer):
-            writer = self._writer or self._started(row)
-            cells = {**{name: fields[name] for name in self._fields if name in fields}, **row}
+            writer = self._writer or self._started(row, fields)
+            number = {"number": record.number} if has_number else {}
+            cells = {**number, **{name: fields[name] for name in self._fields if name in fields}, **row}
             if self.is_on_terminal:
                 cells = {name: printable(cell) if isinstance(cell, str) else cell for name, cell in cells.items()}
             writer.writerow(cells)
+            if has_number:
+                fields = {}
         if self._stream is sys.stdout:
             self._stream.flush()
 
     def finish(self) -> None:
         """Name the columns, if nothing else is to be said."""
         if self._writer is None:
-            self._started(())
+            self._started((), dict.fromkeys(self._source.fields))
 
-    def _started(self, first_row: Iterable[str]) -> "csv.DictWriter[str]":
-        names = dict.fromkeys([*self._fields, *(first_row if self._form.columns is None else self._form.columns)])
+    def _started(self, first_row: Iterable[str], first_fields: Fields) -> "csv.DictWriter[str]":
+        if self._form.shows_fields:
+            is_known = self._source.is_uniform
+            self._fields = [name for name in self._source.fields if name in first_fields or not is_known]
+        number = ["number"] if self._form.shows_fields and not self._form.is_one_row else []
+        columns = first_row if self._form.columns is None else self._form.columns
+        names = dict.fromkeys([*number, *self._fields, *columns])
         self._writer = csv.DictWriter(self._stream, list(names), delimiter=self._delimiter, lineterminator="\n")
         self._writer.writeheader()
         return self._writer
@@ -265,7 +305,7 @@ class _Array:
         self._number = self._header_size = 0
         self._example: np.ndarray | None = None  # of which the other rows have the width and the type
 
-    def write(self, fields: Fields, answer: Any) -> None:
+    def write(self, record: Record, answer: Any) -> None:
         vectors = self._form.vectors(answer)  # type: ignore[misc]
         if self._example is None:
             self._example = vectors[:0]

@@ -7,7 +7,7 @@ from typing import Any
 
 from .answering import answer_records
 from .records import Source, Taken
-from .results import Form
+from .results import SUFFIXES, Form, add_output_argument
 from .source import (
     add_device_arguments,
     add_model_argument,
@@ -30,6 +30,7 @@ question-answering, the lines of a pipe have tabs between them.
 """
 
 FORMATS = ("json", "csv", "pipe")
+WRITTEN = {"json": "json", "csv": "csv", "pipe": "jsonl"}
 TEXT = Taken(("text",), "a text")
 TAKEN = {
     "question-answering": Taken(("question", "context"), "a question with its context"),
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
     parser.add_argument("--task", required=True, help="the task, as the Python function pipeline() calls it")
     parser.add_argument("--input", type=Path, metavar="FILE", help="the file to read (default: standard input)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="the file to write (default: standard output)")
+    add_output_argument(parser, "the file to write (default: standard output)")
     add_model_argument(parser, "--model")
     parser.add_argument("--config", help="a directory, a file, or a hub id; in place of the model's own config")
     parser.add_argument("--tokenizer", help="a directory, or a hub id; in place of the model's own tokenizer")
@@ -65,8 +66,15 @@ def run(options: argparse.Namespace) -> int:
     task = ALIASES.get(options.task, options.task)
     if options.format == "infer":
         options.format = _format_of(options.input)
+        written = WRITTEN[options.format]
+        named = None if options.output is None else SUFFIXES.get(options.output.suffix.lower())
+        if named not in (None, "table", written):
+            raise ValueError(
+                f"The input makes the answers {written}, and {options.output} is named as {named}; name it "
+                f"{options.output.with_suffix('.' + written)}, or say with --format what both are."
+            )
     source = Source(TAKEN.get(task, TEXT), (), options.input, options.format, options.column)
-    options.format = {"pipe": "jsonl"}.get(options.format, options.format)
+    options.format = WRITTEN[options.format]
     if options.model is None and task not in DEMO_TASKS:
         raise ValueError(f"The task {task!r} needs a model that was trained for it; give one with --model.")
 

@@ -5,11 +5,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xlmr_np.text_files import shown_name
+
 from . import ranking
 from .answering import Unanswered, answer_records, answered, loaded_pipeline, status_of
 from .records import Record, Source, Taken, add_input_arguments
 from .results import Form, add_output_arguments, with_fields
-from .source import add_running_arguments, add_trained_model_argument, trained_model
+from .source import add_running_arguments, add_trained_model_argument, check_at_least, trained_model
 from .terminal import warnings_at_once
 from .vectors import EXAMPLE, LONG_TEXTS, PURPOSE, add_prompt_arguments, prompt_of
 
@@ -29,6 +31,7 @@ Queries are the arguments, or the lines of a file (--input), or the lines of sta
 """
 
 TAKEN = Taken(("query",), "a query")
+BLOCK = 1024  # vectors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Find the nearest documents for each query."""
+    check_at_least("--top-k", options.top_k, 1)
+    if options.vectors is not None and prompt_of(options, "document"):
+        raise ValueError("--vectors were made of documents with what was before them; give no prompt for documents.")
     source = Source.of(options, TAKEN)
     corpus = ranking.documents_of(options)
     model = trained_model(options)
@@ -59,6 +65,11 @@ def run(options: argparse.Namespace) -> int:
                 if isinstance(query, Unanswered):
                     yield query
                     continue
+                if options.vectors is not None and vectors[0].shape[1] != len(query):
+                    raise ValueError(
+                        f"{options.vectors} has vectors of {vectors[0].shape[1]} numbers, and this model makes "
+                        f"{len(query)}; make both with the same model and the same options."
+                    )
                 (found,) = pipe.semantic_search(query[None], vectors, top_k=options.top_k)
                 yield [{**each, "text": documents[each["corpus_id"]].fields["text"]} for each in found]
 
@@ -69,23 +80,30 @@ def run(options: argparse.Namespace) -> int:
     return max(status, status_of(corpus))
 
 
-def _embedded(pipe: Any, corpus: Source, options: argparse.Namespace) -> "tuple[list[Record], np.ndarray]":
-    """The documents that can be embedded, and their vectors [N, D]."""
+def _embedded(pipe: Any, corpus: Source, options: argparse.Namespace) -> "tuple[list[Record], list[np.ndarray]]":
+    """The documents that can be embedded, and their vectors in blocks [B, D], which are never copied into one array."""
     import numpy as np
 
+    documents: list[Record] = []
+    blocks: list[np.ndarray] = []
+    vectors: list[np.ndarray] = []
     with warnings_at_once():
-        changes = prompt_of(options, "document")
-        found = list(answered(pipe, corpus, lambda fields: fields["text"], **changes))
-    if not found:
-        raise ValueError("No document of the corpus can be read.")
-    return [record for record, _ in found], np.stack([vector for _, vector in found])
+        for record, vector in answered(pipe, corpus, lambda fields: fields["text"], **prompt_of(options, "document")):
+            documents.append(record)
+            vectors.append(vector)
+            if len(vectors) == BLOCK:
+                blocks.append(np.stack(vectors))
+                vectors.clear()
+    if not documents:
+        raise ValueError(f"No document of {shown_name(options.documents)} can be read.")
+    return documents, [*blocks, np.stack(vectors)] if vectors else blocks
 
 
-def _read(corpus: Source, options: argparse.Namespace) -> "tuple[list[Record], np.ndarray]":
-    """The documents, and the vectors [N, D] that were made of them.
+def _read(corpus: Source, options: argparse.Namespace) -> "tuple[list[Record], list[np.ndarray]]":
+    """The documents, and the vectors that were made of them, as one block [N, D].
 
     Raises:
-        ValueError: the file holds no vectors, or not as many as there are documents.
+        ValueError: the file holds no vectors, not as many as there are documents, or numbers that are not finite.
         OSError: it cannot be read.
     """
     import numpy as np
@@ -93,8 +111,8 @@ def _read(corpus: Source, options: argparse.Namespace) -> "tuple[list[Record], n
     documents = list(corpus)
     try:
         vectors = np.load(options.vectors, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"{options.vectors} is no .npy file ({error}); make one with xlmr-np embed.") from error
+    except (ValueError, EOFError) as error:  # what NumPy says of it would be advice to unpickle it
+        raise ValueError(f"{options.vectors} is no .npy file of vectors; make one with xlmr-np embed.") from error
     if not isinstance(vectors, np.ndarray) or vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise ValueError(f"{options.vectors} holds no vectors; make them with xlmr-np embed.")
     if len(vectors) != len(documents):
@@ -102,4 +120,7 @@ def _read(corpus: Source, options: argparse.Namespace) -> "tuple[list[Record], n
             f"{options.vectors} has {len(vectors)} vectors, and there are {len(documents)} documents; make them anew "
             "with xlmr-np embed."
         )
-    return documents, vectors
+    for start in range(0, len(vectors), BLOCK):
+        if not np.isfinite(vectors[start : start + BLOCK]).all():
+            raise ValueError(f"{options.vectors} holds numbers that are not finite; make it anew with xlmr-np embed.")
+    return documents, [vectors]

@@ -92,6 +92,12 @@ def add_running_arguments(parser: argparse.ArgumentParser, long_texts: dict[str,
     add_variant_argument(parser)
 
 
+def check_at_least(option: str, value: int | None, least: int) -> None:
+    """Refuse a number that is too small (ValueError); None is one that was not given."""
+    if value is not None and value < least:
+        raise ValueError(f"{option} {value} is too small; give at least {least}.")
+
+
 def _device(name: str) -> str | int:
     """A device as the library takes it: GPUs by number, and -1 for the CPU."""
     return int(name) if name.removeprefix("-").isdecimal() else name

@@ -1,5 +1,6 @@
 """What commands show on a terminal: tables, marked texts, warnings."""
 
+import errno
 import json
 import logging
 import os
@@ -25,6 +26,17 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error) or type(error).__name__
+
+
+@contextmanager
+def write_errors_name(name: str) -> Iterator[None]:
+    """Let errors that only writing has, such as a full disk, name what was written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = name
+        raise
 
 
 @contextmanager

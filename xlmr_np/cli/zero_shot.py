@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Label the texts in their order."""
+    if not any(label.strip() for label in options.labels.split(",")):
+        raise ValueError(f"--labels {options.labels!r} has no label; write labels with commas between them.")
     source = Source.of(options, TAKEN)
     model = trained_model(options)
 
@@ -54,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
             multi_label=options.multi_label,
         )
 
-    form = Form(_table, _as_json, _rows, ("label", "score"))
+    form = Form(_table, _as_json, _rows, ("label", "score"), cuts_lines=True)
     return answer_records(options, source, form, load, lambda fields: fields["text"])
 
 

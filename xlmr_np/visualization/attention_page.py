@@ -70,7 +70,8 @@ def text_attentions(
     encoded = tokenizer(*texts, truncation=False, verbose=False)
     ids = encoded["input_ids"]
     for each in texts:
-        if not each.strip() or set(tokenizer.all_special_ids).issuperset(ids):
+        own_ids = tokenizer(each, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        if not each.strip() or set(tokenizer.all_special_ids).issuperset(own_ids):
             raise ValueError(f"The text holds nothing to read: {reprlib.repr(each)}; give it words.")
     if len(ids) > longest_sequence(model.config):
         raise ValueError(
