@@ -1,6 +1,8 @@
 """Comparing embeddings, and finding the nearest of many, in bounded memory."""
 
+import reprlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,12 @@ from xlmr_np.tokenizer.arguments import whole_number
 BLOCK_ROWS = 4096  # of the corpus, compared at a time
 QUERY_ROWS = 512  # compared with a block at a time
 
+NO_NUMBERS = "OUSTMmc"  # NumPy's kinds of objects, texts, times and complex numbers
+
 
 def cosine_similarity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The cosines [N, M] of the angles between rows of a [N, D] and of b [M, D]; 0 for a row of zeros."""
-    product: np.ndarray = normalize_forward(a)[0] @ normalize_forward(b)[0].T
+    product: np.ndarray = _of_length_one(a) @ _of_length_one(b).T
     return product
 
 
@@ -52,7 +56,7 @@ FUNCTIONS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 
 def check_similarity(name: Any) -> None:
     """Refuse what is not the name of a similarity (ValueError)."""
-    if name not in FUNCTIONS:
+    if not isinstance(name, str) or name not in FUNCTIONS:
         raise ValueError(f"similarity={name!r} is not known; there are {', '.join(FUNCTIONS)}.")
 
 
@@ -82,7 +86,8 @@ def nearest(
 
     Args:
         queries: [Q, D], or [D] for one.
-        corpus: [N, D], such as a memory-mapped array; or an iterable of such arrays, one after the other.
+        corpus: [N, D], such as a memory-mapped array; or an iterable of such arrays, or of embeddings [D], one after
+            the other.
         top_k: how many for each query, if the corpus has so many.
         similarity: see `similarities`.
 
@@ -118,9 +123,7 @@ def as_embeddings(name: str, values: Any) -> np.ndarray:
         ValueError: a number is not finite, or there are no rows of equal length.
         TypeError: they are no numbers.
     """
-    array = np.asarray(values)
-    if array.dtype.kind in "OUSM":
-        raise TypeError(f"{name} must be embeddings, an array of numbers; got a {type(values).__name__} of others.")
+    array = _numbers(name, values)
     array = array.astype(np.result_type(array.dtype, np.float32), copy=False)
     array = array[None] if array.ndim == 1 else array
     if array.ndim != 2:
@@ -130,13 +133,49 @@ def as_embeddings(name: str, values: Any) -> np.ndarray:
     return array
 
 
+def are_numbers(value: Any) -> bool:
+    """Whether this is a number, or an array or lists of numbers; of lists, their first number stands for all."""
+    while isinstance(value, list | tuple) and value:
+        value = value[0]
+    return np.asarray(value).dtype.kind not in NO_NUMBERS
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    """An array of one axis or more, of whatever type, if it holds numbers."""
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must be embeddings of one length, and these differ in it: {reprlib.repr(values)}; take all from "
+            "one model."
+        ) from error
+    if array.dtype.kind in NO_NUMBERS:
+        raise TypeError(f"{name} must be embeddings, an array of numbers; got {reprlib.repr(values)}.")
+    if array.ndim == 0:
+        raise ValueError(f"{name} must be embeddings [N, D]; got the number {array}.")
+    return array
+
+
 def _blocks(corpus: Any) -> Iterator[np.ndarray]:
+    """The embeddings of a corpus, at most `BLOCK_ROWS` at a time; those that come one by one are gathered."""
+    if isinstance(corpus, str | bytes | dict) or not isinstance(corpus, Iterable):
+        raise TypeError(f"corpus must be embeddings, an array of numbers; got {reprlib.repr(corpus)}.")
     parts: Iterable[Any] = [corpus] if hasattr(corpus, "ndim") else corpus
-    for part in parts:
-        part = np.asarray(part)
-        part = part[None] if part.ndim == 1 else part
-        for start in range(0, len(part), BLOCK_ROWS):
-            yield as_embeddings("corpus", part[start : start + BLOCK_ROWS])
+    for dimensions, group in groupby((_numbers("corpus", part) for part in parts), np.ndim):
+        if dimensions == 1:
+            while rows := list(islice(group, BLOCK_ROWS)):
+                yield as_embeddings("corpus", rows)
+        else:
+            for part in group:
+                for start in range(0, len(part), BLOCK_ROWS):
+                    yield as_embeddings("corpus", part[start : start + BLOCK_ROWS])
+
+
+def _of_length_one(rows: np.ndarray) -> np.ndarray:
+    """Rows [N, D] divided by their lengths, whose squares may be beyond what their type can hold."""
+    largest = np.abs(rows).max(axis=1, keepdims=True, initial=0)
+    normalized: np.ndarray = normalize_forward(rows / np.where(largest > 0, largest, 1))[0]
+    return normalized
 
 
 def _of_one_type(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

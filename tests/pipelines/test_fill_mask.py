@@ -350,6 +350,37 @@ def test_truncation_knows_the_tokenizers_own_limit(exact: Pair, small_vocabulary
     assert_same(cut, exact.ours(text, tokenizer_kwargs={"truncation": True, "max_length": 6}), 1e-12)
 
 
+def test_no_arguments_for_the_tokenizer(exact: Pair) -> None:
+    assert_same(exact.ours("<mask>", tokenizer_kwargs=None), exact.ours("<mask>"), exact.tolerance)
+
+
+# --- settings that are wrong are refused once, and not for every text ---
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"tokenizer_kwargs": ["truncation"]}, TypeError, r"tokenizer_kwargs=\['truncation'\] must be a dict"),
+        ({"tokenizer_kwargs": {"foo": 1}}, TypeError, "unexpected keyword argument 'foo'"),
+        ({"tokenizer_kwargs": {"truncation": "foo"}}, ValueError, "truncation='foo' is not True, False or one of"),
+        ({"top_k": 483}, ValueError, "top_k=483 is more than the 482 tokens of the vocabulary"),
+        ({"targets": "windowsill"}, ValueError, "'windowsill' is not one token"),
+        ({"targets": []}, ValueError, "targets is empty"),
+    ],
+)
+def test_wrong_settings(exact: Pair, changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        FillMaskPipeline(exact.ours.model, exact.ours.tokenizer, **changes)
+    with pytest.raises(error, match=message):
+        exact.ours(["<mask>", "<mask>"], on_error=lambda number, error: None, **changes)
+
+
+def test_targets_of_an_iterator_are_for_all_calls(exact: Pair) -> None:
+    fill_mask = FillMaskPipeline(exact.ours.model, exact.ours.tokenizer, targets=iter([5, 9]))
+    for _ in range(2):
+        assert {each["token"] for each in fill_mask("<mask>")} == {5, 9}
+
+
 # --- bad input ---
 
 

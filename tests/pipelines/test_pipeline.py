@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -94,12 +95,16 @@ def test_an_untied_decoder(tmp_path: Path, small_vocabulary: Path) -> None:
 # --- what is refused ---
 
 
-@pytest.mark.parametrize("task", [None, "", "fill_mask", "translation"])
+@pytest.mark.parametrize("task", ["", "fill_mask", "translation", ["ner"], 5])
 def test_unknown_task(task: Any) -> None:
-    with pytest.raises(
-        ValueError, match=f"The task {task!r} is not known; the tasks are feature-extraction, fill-mask, ner"
-    ):
+    message = f"The task {task!r} is not known; the tasks are feature-extraction, fill-mask, ner"
+    with pytest.raises(ValueError, match=re.escape(message)):
         pipeline(task, "anything")
+
+
+def test_no_task() -> None:
+    with pytest.raises(ValueError, match="No task is given; pass task= one of feature-extraction, fill-mask, ner"):
+        pipeline(model="demo")
 
 
 def test_no_model() -> None:

@@ -464,6 +464,38 @@ def test_semantic_search(ours: SentenceEmbeddingPipeline) -> None:
     assert ours.semantic_search("hm", []) == [[]]
 
 
+def test_what_are_texts_and_what_embeddings(ours: SentenceEmbeddingPipeline) -> None:
+    embeddings = ours(TEXTS)
+    expected = ours.similarity(embeddings, embeddings)
+    texts: list[Any] = [
+        TEXTS,
+        tuple(TEXTS),
+        iter(TEXTS),
+        np.array(TEXTS),
+        list(np.array(TEXTS)),
+        np.array(TEXTS, object),
+    ]
+    vectors: list[Any] = [embeddings, list(embeddings), embeddings.tolist(), iter(embeddings), ours.encode(iter(TEXTS))]
+    for form in texts + vectors:
+        np.testing.assert_allclose(ours.similarity(form, embeddings), expected, **INVARIANCE)
+    for corpus in [TEXTS, iter(TEXTS), np.array(TEXTS), list(np.array(TEXTS)), *vectors[:3], ours.encode(iter(TEXTS))]:
+        found = ours.semantic_search(embeddings[:2], corpus, top_k=1)
+        assert [hits[0]["corpus_id"] for hits in found] == [0, 1]
+    assert ours.similarity(embeddings[0].tolist(), embeddings[0]).shape == (1, 1)
+
+
+def test_no_texts(ours: SentenceEmbeddingPipeline) -> None:
+    assert ours.similarity([], ["b"]).shape == (0, 1)
+    assert ours.similarity(["a", "b"], iter([])).shape == (2, 0)
+    assert ours.semantic_search([], ["a"]) == []
+    assert ours.semantic_search(["a"], iter([])) == [[]]
+
+
+def test_no_texts_have_the_model_s_precision(base: Path) -> None:
+    ours = pipeline("sentence-embedding", base, pooling="mean", dtype="float64")
+    assert ours([]).dtype == ours(["hm"]).dtype == np.float64
+
+
 # What cannot be
 
 
@@ -486,6 +518,9 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a length": ({"max_length": 0}, "max_length=0 is too small"),
     "numbers": ({"truncate_dim": 0}, "truncate_dim=0 is too small"),
     "a similarity": ({"similarity": "sinus"}, "similarity='sinus' is not known"),
+    "prompts in a list": ({"prompts": ["q"]}, r"prompts=\['q'\] must be a dict of prompts by their names"),
+    "a prompt of a name": ({"prompts": {"q": 5}}, r"prompts\['q'\] must be a str, not int 5"),
+    "a prompt's name": ({"prompt_name": ["q"]}, "prompt_name must be a str"),
     "a prompt": ({"prompt": 3}, "prompt must be a str"),
     "another library's name": ({"normalize_embeddings": True}, r"no setting normalize_embeddings"),
 }
@@ -505,6 +540,18 @@ def test_wrong_texts(ours: SentenceEmbeddingPipeline, text: Any) -> None:
     answers = ours(["hm", text, "hm"], on_error=lambda number, error: number)
     assert answers[1] == 2
     np.testing.assert_allclose(answers[0], answers[2], **INVARIANCE)
+
+
+@pytest.mark.parametrize("value", [None, 3, b"hm", {"text": "hm"}])
+def test_what_cannot_be_compared(ours: SentenceEmbeddingPipeline, value: Any) -> None:
+    calls = [
+        lambda: ours.similarity(value, "hm"),
+        lambda: ours.semantic_search("hm", value),
+        lambda: ours.semantic_search(value, "hm"),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="Give a text, an iterable of texts, or embeddings, to be compared; got a "):
+            call()
 
 
 def test_a_dense_layer_that_does_not_fit(save: Callable[..., Path]) -> None:

@@ -86,6 +86,7 @@ def test_tokens_lie_on_text_without_white_space(real_vocabulary: Path) -> None:
     spaced = "  Hello\tworld \u3000 Hello\u00a0\u200bworld\n"
     assert spans_of(spaced, tokenizer) == [("▁Hello", "Hello"), ("▁world", "world")] * 2
     assert spans_of("a\x01 \x02b", tokenizer) == [("▁a", "a"), ("▁b", "b")]
+    assert spans_of("👨\u200d👩", tokenizer) == [("▁", "👨"), ("👨", "👨"), ("▁", "👩"), ("👩", "👩")]
     assert spans_of("e\u0301te\u0301 a", tokenizer) == [("▁été", "e\u0301te\u0301"), ("▁a", "a")]
     assert spans_of("a <mask>  b", tokenizer) == [("▁a", "a"), ("<mask>", "<mask>"), ("▁b", "b")]
 
@@ -99,6 +100,15 @@ def test_tokens_without_a_character_share_the_next(real_vocabulary: Path) -> Non
     ligature = spans_of("a \ufdfa", tokenizer)  # of eighteen letters
     assert {lies_on for token, lies_on in ligature[1:]} == {"\ufdfa"}
     assert len(ligature) > 3
+
+
+def test_a_joiner_that_is_a_token_lies_on_itself() -> None:
+    demo = XLMRobertaTokenizer.from_pretrained("demo")
+    assert spans_of("👨\u200d👩", demo) == [("▁", "👨"), ("👨", "👨"), ("\u200d", "\u200d"), ("👩", "👩")]
+    assert spans_of("a \u200d b", demo) == [("▁a", "a"), ("▁", "\u200d"), ("\u200d", "\u200d"), ("▁b", "b")]
+    chillu = "അവന്\u200d"  # a letter that is written with a joiner
+    assert spans_of(chillu, demo)[-1][1].endswith("\u200d")
+    assert [lies_on for _, lies_on in spans_of("a\u200cb", demo)] == ["a", "b"]  # which is no token there
 
 
 def assert_as_in_the_reference(files: Iterable[Path], vocabulary: Path, step: int) -> None:

@@ -91,15 +91,17 @@ def pipeline(
         The task's pipeline, whose `__call__` does the work.
 
     Raises:
-        ValueError: the task is unknown, no model is given, the checkpoint lacks the weights of the task's head, or
-            model and tokenizer do not belong together.
+        ValueError: no task is given or it is unknown, no model is given, the checkpoint lacks the weights of the task's
+            head, or model and tokenizer do not belong together.
         TypeError: model or tokenizer is none of the above, or a setting is unknown.
         OSError: model or tokenizer cannot be loaded.
     """
+    names = ", ".join(sorted([*TASKS, *ALIASES]))
+    if task is None:
+        raise ValueError(f"No task is given; pass task= one of {names}.")
     task = ALIASES.get(task, task) if isinstance(task, str) else task
-    if task not in TASKS:
-        names = sorted([*TASKS, *ALIASES])
-        raise ValueError(f"The task {task!r} is not known; the tasks are {', '.join(names)}.")
+    if not isinstance(task, str) or task not in TASKS:
+        raise ValueError(f"The task {task!r} is not known; the tasks are {names}.")
     if model is None:
         raise ValueError(f"The task {task!r} needs a model: pass model= a directory, a hub id, or 'demo'.")
     home = import_module(f"xlmr_np.pipelines.{TASKS[task].module}")

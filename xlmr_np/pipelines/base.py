@@ -53,6 +53,10 @@ class RunSetting:
         if self.batch_size is not None:
             whole_number("batch_size", self.batch_size, minimum=1)
         whole_number("batch_tokens", self.batch_tokens, minimum=1)
+        if self.progress_bar is not None:
+            checked_flag("progress_bar", self.progress_bar)
+        if self.on_error is not None and not callable(self.on_error):
+            raise TypeError(f"on_error={self.on_error!r} cannot be called; give a function of a number and an error.")
 
 
 @dataclass(frozen=True, kw_only=True)

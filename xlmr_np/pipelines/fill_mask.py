@@ -11,6 +11,7 @@ import numpy as np
 from xlmr_np.arrays import to_numpy
 from xlmr_np.pipelines.base import TaskPipeline, TruncationSetting, WarnOnce, padded
 from xlmr_np.pipelines.streaming import Row
+from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.tokenizer.arguments import checked_text, whole_number
 
 Prediction = dict[str, Any]
@@ -31,11 +32,15 @@ class FillMaskSetting(TruncationSetting):
 
     top_k: int = 5
     targets: Targets | None = None
-    tokenizer_kwargs: dict[str, Any] = field(default_factory=dict)
+    tokenizer_kwargs: dict[str, Any] | None = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         whole_number("top_k", self.top_k, minimum=0)
+        if isinstance(self.targets, Iterator):
+            object.__setattr__(self, "targets", list(self.targets))  # for all calls
+        if not isinstance(self.tokenizer_kwargs, dict | None):
+            raise TypeError(f"tokenizer_kwargs={self.tokenizer_kwargs!r} must be a dict of the tokenizer's arguments.")
 
 
 class MaskedText(NamedTuple):
@@ -60,6 +65,11 @@ class FillMaskPipeline(TaskPipeline[FillMaskSetting]):
 
     setting_class = FillMaskSetting
 
+    def __init__(self, model: Any, tokenizer: XLMRobertaTokenizer, **settings: Any) -> None:
+        """See `TaskPipeline.__init__`; and `top_k` and targets must be of the vocabulary."""
+        super().__init__(model, tokenizer, **settings)
+        self._of_vocabulary(self.setting)
+
     def __call__(self, inputs: Any, **changes: Any) -> Any:
         """See `TaskPipeline.__call__`; a list of one text is answered by its only answer, as in the reference."""
         answer = super().__call__(inputs, **changes)
@@ -69,16 +79,22 @@ class FillMaskPipeline(TaskPipeline[FillMaskSetting]):
         """See `TaskPipeline.answers`.
 
         Raises:
-            ValueError: `top_k` is above the size of the vocabulary, or a target is not one token of it.
-            TypeError: a target is neither a word nor a token id.
+            ValueError: `top_k` is above the size of the vocabulary, a target is not one token of it, or the tokenizer
+                refuses `tokenizer_kwargs`.
+            TypeError: a target is neither a word nor a token id, or the tokenizer has no such argument.
         """
+        return super().answers(inputs, self._of_vocabulary(setting))
+
+    def _of_vocabulary(self, setting: FillMaskSetting) -> FillMaskSetting:
+        """Settings with targets as ids, and no more predictions than there are tokens for."""
+        self._ids(self.tokenizer.mask_token, setting)  # raises what would else be raised for every text
         if setting.top_k > self.model.config.vocab_size:
             raise ValueError(
                 f"top_k={setting.top_k} is more than the {self.model.config.vocab_size} tokens of the vocabulary."
             )
         targets = self.target_ids(setting.targets)
         top_k = min(int(setting.top_k), self.model.config.vocab_size if targets is None else len(targets))
-        return super().answers(inputs, dataclasses.replace(setting, targets=targets, top_k=top_k))
+        return dataclasses.replace(setting, targets=targets, top_k=top_k)
 
     def target_ids(self, targets: Targets | None) -> list[int] | None:
         """The token ids of targets, each once; None for None.
@@ -120,12 +136,7 @@ class FillMaskPipeline(TaskPipeline[FillMaskSetting]):
         """The row of a text."""
         name = self.name_of(number)
         text = checked_text(value, name)
-        asked = dict(setting.tokenizer_kwargs)
-        limit = self.longest(setting.max_length)
-        if asked.get("truncation") and asked.get("max_length") is None:
-            asked["max_length"] = limit
-        row = np.ravel(self.tokenizer(text, **{"truncation": False, "verbose": False, **asked})["input_ids"])
-        row = row[row != self.tokenizer.pad_token_id]  # whatever the settings say about padding
+        row, limit = self._ids(text, setting), self.longest(setting.max_length)
         mask = self.tokenizer.mask_token
         if self.tokenizer.mask_token_id not in row:
             cut = " after truncation" if mask in text else ""
@@ -133,7 +144,7 @@ class FillMaskPipeline(TaskPipeline[FillMaskSetting]):
                 f"{name} has no {mask}{cut}: {reprlib.repr(text)}; write {mask} where a word is to be found."
             )
         if len(row) > limit:
-            if not asked.get("truncation", setting.truncation):
+            if not (setting.tokenizer_kwargs or {}).get("truncation", setting.truncation):
                 raise ValueError(
                     f"{name} has {len(row)} tokens, and this model takes at most {limit}: {reprlib.repr(text)}; "
                     "shorten it, or have it cut (truncation=True)."
@@ -144,6 +155,14 @@ class FillMaskPipeline(TaskPipeline[FillMaskSetting]):
             )  # fmt: skip
             row = self._around_masks(name, row, limit)
         return MaskedText((Row(row.tolist()),))
+
+    def _ids(self, text: str, setting: FillMaskSetting) -> np.ndarray:
+        """The ids of a text as the settings have the tokenizer make them, without padding."""
+        asked = {"truncation": False, "verbose": False, **(setting.tokenizer_kwargs or {})}
+        if asked["truncation"] and asked.get("max_length") is None:
+            asked["max_length"] = self.longest(setting.max_length)
+        row = np.ravel(self.tokenizer(text, **asked)["input_ids"])
+        return row[row != self.tokenizer.pad_token_id]
 
     def _around_masks(self, name: str, row: np.ndarray, limit: int) -> np.ndarray:
         """`limit` tokens of a row, with its special tokens around the part in whose middle its masks are."""

@@ -125,6 +125,8 @@ class RerankingPipeline(TaskPipeline[RerankingSetting]):
     def rank(self, query: str, documents: Iterable[str], **changes: Any) -> list[dict[str, Any]]:
         """The documents, sorted by how well they answer the query.
 
+        All of them and their tokens are held until the query is answered; `predict` reads pairs by and by.
+
         Args:
             query: what is asked.
             documents: any number of texts.

@@ -4,7 +4,7 @@ import os
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,7 +33,7 @@ from xlmr_np.pipelines.base import (
     logger,
 )
 from xlmr_np.pipelines.streaming import Row
-from xlmr_np.semantic_search import BLOCK_ROWS, check_similarity, nearest, similarities
+from xlmr_np.semantic_search import BLOCK_ROWS, are_numbers, check_similarity, nearest, similarities
 from xlmr_np.tokenizer.arguments import checked_flag, checked_text, whole_number
 from xlmr_np.weights.sentence_transformers import read_sentence_transformer
 
@@ -90,8 +90,12 @@ class SentenceEmbeddingSetting(RunSetting):
             checked_text(self.prompt, "prompt")
             if self.prompt_name is not None:
                 raise ValueError(f"Both prompt and prompt_name={self.prompt_name!r} are given; give one of them.")
+        if not isinstance(self.prompts, Mapping):
+            raise TypeError(f"prompts={self.prompts!r} must be a dict of prompts by their names.")
+        for known_name, prompt in self.prompts.items():
+            checked_text(prompt, f"prompts[{known_name!r}]")
         for name in (self.prompt_name, self.default_prompt_name):
-            if name is not None and name not in self.prompts:
+            if name is not None and checked_text(name, "prompt_name") not in self.prompts:
                 known = f"there are {', '.join(map(repr, self.prompts))}" if self.prompts else "the model brings none"
                 raise ValueError(f"There is no prompt of the name {name!r}: {known}; or give the text itself, prompt=.")
         for name in ("max_length", "truncate_dim"):
@@ -166,7 +170,9 @@ class SentenceEmbeddingPipeline(TaskPipeline[SentenceEmbeddingSetting]):
         setting = self.changed(changes)
         if setting.on_error is not None:
             return answers
-        return np.stack(answers) if answers else np.empty((0, self._width_of(setting)), np.float32)
+        if not answers:
+            return np.empty((0, self._width_of(setting)), np.result_type(self.model.dtype, np.float32))
+        return np.stack(answers)
 
     def encode(self, texts: Any, **changes: Any) -> Any:
         """The same as a call, by the name that sentence-transformers has for it."""
@@ -200,7 +206,7 @@ class SentenceEmbeddingPipeline(TaskPipeline[SentenceEmbeddingSetting]):
 
         Args:
             queries: a text, a list of texts, or their embeddings [Q, D].
-            corpus: texts in a list or any other iterable, or their embeddings [N, D].
+            corpus: texts in a list or any other iterable; or their embeddings, [N, D] or an iterable of [D].
             top_k: how many for each query, if there are so many.
             query_prompt: the prompt of the queries; None: as for a call.
             corpus_prompt: the prompt of the corpus; None: as for a call.
@@ -214,10 +220,11 @@ class SentenceEmbeddingPipeline(TaskPipeline[SentenceEmbeddingSetting]):
         """
         changes = {**changes, "on_error": None}
         name = self.changed(changes).similarity
+        corpus, is_embedded = _looked_at(corpus)
         rows = self._embedded(queries, changes if query_prompt is None else {**changes, "prompt": query_prompt})
         if corpus_prompt is not None:
             changes["prompt"] = corpus_prompt
-        return nearest(rows, corpus if _are_embeddings(corpus) else self._blocks(corpus, changes), top_k, name)
+        return nearest(rows, corpus if is_embedded else self._blocks(corpus, changes), top_k, name)
 
     def changed(self, changes: dict[str, Any]) -> SentenceEmbeddingSetting:
         """See `TaskPipeline.changed`; a prompt or its name takes the place of the other."""
@@ -314,13 +321,14 @@ class SentenceEmbeddingPipeline(TaskPipeline[SentenceEmbeddingSetting]):
 
     def _embedded(self, values: Any, changes: dict[str, Any]) -> Any:
         """Embeddings of texts; or what are embeddings already."""
-        if _are_embeddings(values):
+        values, is_embedded = _looked_at(values)
+        if hasattr(values, "ndim") and is_embedded:
             return values
-        return self([values] if isinstance(values, str) else list(values), **{**changes, "on_error": None})
+        return list(values) if is_embedded else self(list(values), **{**changes, "on_error": None})
 
     def _blocks(self, texts: Iterable[Any], changes: dict[str, Any]) -> Iterator[np.ndarray]:
         """Embeddings of many texts, some thousand at a time."""
-        embeddings = self(iter([texts] if isinstance(texts, str) else texts), **changes)
+        embeddings = self(iter(texts), **changes)
         while block := list(islice(embeddings, BLOCK_ROWS)):
             yield np.stack(block)
 
@@ -367,7 +375,19 @@ class SentenceEmbeddingPipeline(TaskPipeline[SentenceEmbeddingSetting]):
         return length
 
 
-def _are_embeddings(values: Any) -> bool:
-    """Whether these are numbers, and no texts."""
-    first = values[0] if isinstance(values, list | tuple) and values else values
-    return hasattr(first, "ndim") or isinstance(first, int | float | list | tuple)
+def _looked_at(values: Any) -> tuple[Any, bool]:
+    """Texts or embeddings, the first of an iterator put back, and whether they are embeddings, as the first says.
+
+    One text becomes a list of it; where there is nothing, there are no texts.
+    """
+    if isinstance(values, str):
+        return [values], False
+    if hasattr(values, "ndim"):
+        return values, are_numbers(values)
+    if isinstance(values, bytes | dict) or not isinstance(values, Iterable):
+        raise TypeError(
+            f"Give a text, an iterable of texts, or embeddings, to be compared; got a {type(values).__name__}."
+        )
+    first = list(islice(values, 1))
+    all_values = chain(first, values) if isinstance(values, Iterator) else values
+    return all_values, bool(first) and are_numbers(first[0])

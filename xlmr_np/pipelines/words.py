@@ -6,6 +6,7 @@ and so are asked as well.
 """
 
 import unicodedata
+from itertools import chain
 
 import numpy as np
 import regex
@@ -19,7 +20,7 @@ BLANKS = {
     *"\u200b\u200c\u200d\u200e\u200f\ufeff\ufffd\x7f\x8f\x9f",
     *map(chr, range(1, 0x20)),
 }
-CODES_OF_BLANKS = np.array(sorted(map(ord, BLANKS)), dtype="<u4")
+MAY_BE_TOKENS = BLANKS - WHITE_SPACE - {WORD_START}  # of vocabularies with another normalisation
 
 WORD_BOUNDARY = regex.compile(r"\b", regex.WORD)
 GRAPHEME = regex.compile(r"\X")
@@ -33,7 +34,8 @@ LIKE_A_FLAG = "!\u0301"
 def token_spans(text: str, tokens: list[str], offsets: np.ndarray) -> np.ndarray:
     """Where tokens lie in their text [T, 2], without the white space around them.
 
-    A token that has no character of its own, such as a bare "▁", shares the one after it.
+    A token that has no character of its own, such as a bare "▁", shares the one after it. A character that XLM-R's
+    normalisation takes away, such as a joiner, is one's own where tokens are written with it.
 
     Args:
         text: the text.
@@ -41,7 +43,8 @@ def token_spans(text: str, tokens: list[str], offsets: np.ndarray) -> np.ndarray
         offsets: where they come from [T, 2], start and end, which may take in the white space before a word.
     """
     size = len(text)
-    is_blank = np.isin(np.frombuffer(text.encode("utf-32-le"), "<u4"), CODES_OF_BLANKS)
+    blanks = BLANKS - MAY_BE_TOKENS.intersection(chain.from_iterable(tokens))
+    is_blank = np.isin(np.frombuffer(text.encode("utf-32-le"), "<u4"), np.array(sorted(map(ord, blanks)), "<u4"))
     places = np.arange(size)
     next_kept = np.append(np.minimum.accumulate(np.where(is_blank, size, places)[::-1])[::-1], size)
     end_of_kept = np.append(0, np.maximum.accumulate(np.where(is_blank, 0, places + 1)))
