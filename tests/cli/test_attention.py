@@ -97,6 +97,7 @@ def test_bad_input(run: Run, model: str, tmp_path: Path) -> None:
     assert_bad_input(run("attention", "--model", model, TEXT), "--html FILE")
     assert_bad_input(run(*command, ""), "no text to read")
     assert_bad_input(run(*command, stdin=b" \n"), "no text to read")
+    assert_bad_input(run(*command, TEXT, "--pair", "\u200b"), "holds nothing to read: '.u200b'")
     assert_bad_input(run(*command, stdin=b"\xff\n"), "not UTF-8")
     assert_bad_input(run(*command, "the " * 10, "--max-tokens", "8"), "at most 8 .*--max-tokens")
     assert_bad_input(run(*command, TEXT, "--max-tokens", "0"), "max_tokens")

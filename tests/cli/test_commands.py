@@ -527,12 +527,15 @@ def test_a_reader_that_has_seen_enough(model: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is full")
-def test_a_full_disk(model: str) -> None:
-    with open("/dev/full", "wb") as full:
-        process = start("fill-mask", "--model", model, TEXT, stdout=full)
-        _, err = process.communicate()
-    assert process.returncode == 2
-    assert re.fullmatch(rb"xlmr-np: [^\n]*No space left on device\n", err)
+def test_a_full_disk(run: Run, model: str) -> None:
+    for command in (("fill-mask", "--model", model, TEXT), ("info", model)):
+        with open("/dev/full", "wb") as full:
+            process = start(*command, stdout=full)
+            _, err = process.communicate()
+        assert process.returncode == 2
+        assert err == b"xlmr-np: standard output: No space left on device\n"
+    finished = run("fill-mask", "--model", model, "--output", "/dev/full", "--format", "csv", TEXT)
+    assert_bad_input(finished, "/dev/full: No space left on device")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends the signal of Ctrl-C")

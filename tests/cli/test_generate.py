@@ -229,7 +229,8 @@ def test_each_typed_line_is_answered_at_once(
     [
         (("--max-new-tokens", "0"), "max_new_tokens"),
         (("--num-beams", "0"), "num_beams"),
-        (("--num-return-sequences", "2"), "would all be the same"),
+        (("--num-return-sequences", "2"), "--num-return-sequences 2 would all be the same text; add --sample"),
+        (("--stream", "--output", "no such folder/a.txt"), "--stream shows texts on standard output, and --output"),
         (("--temperature", "0.5"), "--temperature is for tokens drawn at random; add --sample"),
         (("--top-k", "5"), "--top-k is for tokens drawn at random"),
         (("--top-p", "0.5"), "--top-p is for tokens drawn at random"),

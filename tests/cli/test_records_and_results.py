@@ -16,7 +16,7 @@ import pytest
 from tests.cli.finished import Run, assert_bad_input
 from tests.cli.test_tasks import good, lines_of_json
 from tests.pipelines.saved_models import save_model
-from xlmr_np.cli.records import Record, Source, Taken, columns_of
+from xlmr_np.cli.records import Problems, Record, Source, Taken, columns_of
 from xlmr_np.cli.terminal import Span, columns, marked, scored_lines, shortened
 
 TEXT = Taken(("text",), "a text")
@@ -204,6 +204,37 @@ def test_rows_of_vectors_keep_their_numbers(run: Run, encoder: str, tmp_path: Pa
     assert_bad_input(run(*command, stdin=b"one\n\ntwo\n"), "Standard input, line 2: .*nothing to read")
     assert not target.exists()
     assert_bad_input(run(*command, "--skip-errors", stdin=b"one\n"), "none can be left out")
+
+
+def test_a_message_has_one_number(capsys: pytest.CaptureFixture[str]) -> None:
+    problems = Problems(may_skip=True)
+    for said, shown in (
+        ("Text 4 holds nothing", "f, line 9: holds nothing"),
+        ("Question 1, context, holds nothing", "f, line 9: context holds nothing"),
+        ("Query 12, documents[3], holds nothing", "f, line 9: documents[3] holds nothing"),
+        ("Texts 4 are bad", "f, line 9: Texts 4 are bad"),
+        ("not UTF-8", "f, line 9: not UTF-8"),
+    ):
+        problems.report("f, line 9", said)
+        assert capsys.readouterr().err == f"xlmr-np: {shown}\n"
+    problems.report(None, "Text 4 holds nothing")
+    assert capsys.readouterr().err == "xlmr-np: Text 4 holds nothing\n"
+
+
+def test_a_quotation_mark_that_is_never_closed(read: Read) -> None:
+    with pytest.raises(ValueError, match=r"line 3: not valid CSV .*; nothing after it could be read\.$"):
+        read("a.csv", b'text\ngood\n"bad\ngood\ngood\n')
+    with pytest.raises(ValueError, match=r"line 2: not valid CSV [^;]*$"):
+        read("a.csv", b'text\n"bad"x\ngood\n')
+
+
+def test_a_dash(run: Run, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = ("fill-mask", "--model", model, "--json")
+    answers = good(run(*command, "the <mask>"))
+    assert good(run(*command, "--output", "-", "the <mask>")) == answers
+    assert list(tmp_path.iterdir()) == []
+    assert_bad_input(run(*command, "-", stdin=b"the <mask>\n"), "to read standard input, write --input -")
 
 
 # --- files ---

@@ -1,11 +1,15 @@
 """The commands of the tasks, on small random models: what they print and write, and what the pipelines say."""
 
+import csv
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,9 @@ import pytest
 from tests.cli.finished import Finished, Run, assert_bad_input, assert_harmless
 from tests.pipelines.saved_models import LONGEST, save_model
 from xlmr_np import pipeline
+from xlmr_np.cli.answering import answered
+from xlmr_np.cli.records import Source, Taken
+from xlmr_np.pipelines.streaming import BATCHES_IN_WINDOW
 
 SCRIPTS = ["The cat sleeps in Berlin.", "Привет, мир!", "今天天气很好。", "مرحبا بالعالم", "नमस्ते दुनिया"]
 HOSTILE = "the \x1b[31m\x1b]0;title\x07 \x9b2J\x9d \x7f\x08 \u202eback\u2066 \u2028 \U000e0041 cat"
@@ -216,6 +223,158 @@ def test_a_megabyte(run: Run, models: dict[str, str], tmp_path: Path) -> None:
     assert run(*command, "--long-texts", "error").status == 2
 
 
+@pytest.mark.parametrize(
+    "command", ["embed", *(pytest.param(slow, marks=pytest.mark.exhaustive) for slow in ("ner", "qa"))]
+)
+def test_a_megabyte_of_other_tasks(run: Run, models: dict[str, str], tmp_path: Path, command: str) -> None:
+    text = "the cat " * 131_072
+    (tmp_path / "long.txt").write_text(text)
+    given = {"qa": ("--context-file", str(tmp_path / "long.txt"), "Who sleeps?")}
+    finished = run(
+        command, "--model", models[command], "--format", "csv", "--output", str(tmp_path / "out.csv"),
+        *given.get(command, ("--input", str(tmp_path / "long.txt"))),
+    )  # fmt: skip
+    assert finished.status == 0
+    size = (tmp_path / "out.csv").stat().st_size
+    assert (len(text) if command != "qa" else 0) < size < 50 * len(text)
+
+
+def test_the_size_of_a_table_is_linear_in_that_of_a_text(run: Run, models: dict[str, str]) -> None:
+    command = ("ner", "--model", models["ner"], "--aggregation", "none", "--keep-others", "--format", "csv")
+    short, long = (good(run(*command, "the cat " * number)) for number in (100, 800))
+    assert 7 < len(long) / len(short) < 9.5  # 64 if the text were in each row
+    rows = list(csv.DictReader(io.StringIO(good(run(*command, "the cat", "a dog")))))
+    assert [*rows[0]][:3] == ["number", "text", "entity"]
+    first = [row["number"] for row in rows].index("2")
+    assert [row["text"] for row in rows] == ["the cat"] + [""] * (first - 1) + ["a dog"] + [""] * (
+        len(rows) - first - 1
+    )
+
+
+def test_numbers_of_records_count_what_is_left_out(run: Run, models: dict[str, str]) -> None:
+    command = ("classify", "--model", models["classify"], "--skip-errors", "--format", "csv")
+    finished = run(*command, "--all", stdin=b"the cat\nc\xfft\na dog\n")
+    rows = list(csv.DictReader(io.StringIO(finished.out)))
+    assert [row["number"] for row in rows] == ["1"] * 3 + ["3"] * 3
+    one_row = list(csv.DictReader(io.StringIO(run(*command, stdin=b"the cat\nc\xfft\na dog\n").out)))
+    assert [[*row] for row in one_row] == [["text", "label", "score"]] * 2
+
+
+def test_columns_that_records_may_have(run: Run, models: dict[str, str]) -> None:
+    def header(stdin: bytes, *options: str) -> str:
+        command = ("classify", "--model", models["classify"], "--format", "csv", "--input-format")
+        return good(run(*command, *options, stdin=stdin)).splitlines()[0]
+
+    assert header(b"text,id\na,1\n", "csv") == "text,label,score"
+    assert header(b"text,text_pair\na,b\n", "csv") == "text,text_pair,label,score"
+    assert header(b'{"t": "a", "text_pair": "b"}', "jsonl", "--column", "t") == "text,label,score"
+    assert header(b'{"t": "a", "u": "b"}', "jsonl", "--column", "t,u") == "text,text_pair,label,score"
+    assert header(b'"a"\n{"text": "a", "text_pair": "b"}', "jsonl") == "text,text_pair,label,score"  # a later one
+
+
+def test_long_lines_are_cut_on_a_terminal(run: Run, models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for command in ("classify", "embed"):
+        arguments = (command, "--model", models[command], "the cat " * 2000)
+        assert len(run(*arguments).out.splitlines()[0]) == 15_999 + 1
+        with monkeypatch.context() as patched:
+            patched.setattr(sys.stdout, "isatty", lambda: True)
+            assert len(run(*arguments).out.splitlines()[0]) == 1000
+
+
+class Endless:
+    """A standard input that never ends."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        self.buffer = self
+
+    def isatty(self) -> bool:
+        return False
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            self.taken += 1
+            yield b"the cat\n"
+
+
+def test_no_more_than_a_window_is_read_ahead(models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = pipeline("text-classification", models["classify"], batch_size=2)
+    endless = Endless()
+    monkeypatch.setattr(sys, "stdin", endless)
+    answers = answered(pipe, Source(Taken(("text",), "a text")), lambda fields: fields["text"])
+    for number in range(1, 100):
+        next(answers)
+        assert number <= endless.taken <= number + 2 * BATCHES_IN_WINDOW
+
+
+# --- options that are checked before there is work ---
+
+
+def test_options_out_of_range(run: Run, models: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "docs.txt").write_text("a cat\n")
+    documents = str(tmp_path / "docs.txt")
+    for command, message in (
+        (("search", "--corpus", documents, "--top-k", "0", "cat"), "--top-k 0 is too small"),
+        (("rank", "--documents", documents, "--top-k", "0", "cat"), "--top-k 0 is too small"),
+        (("qa", "--context", "a cat", "--top-k", "0", "Who?"), "--top-k 0 is too small"),
+        (("qa", "--context", "a cat", "--max-answer-length", "0", "Who?"), "--max-answer-length 0 is too small"),
+        (("qa", "--context", "a cat", "--window", "0", "Who?"), "--window 0 is too small"),
+        (("qa", "--context", "a cat", "--stride", "-1", "Who?"), "--stride -1 is too small"),
+        (("zero-shot", "--labels", " ,", "cat"), "--labels ' ,' has no label"),
+        (("search", "--corpus", documents, "--vectors", "v.npy", "--document-prompt", "x", "cat"), "no prompt for"),
+        (("search", "--corpus", documents, "--vectors", "v.npy", "--document-prompt-name", "x", "a"), "no prompt for"),
+    ):
+        assert_bad_input(run(*command, "--model", "no/such model"), message)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_vectors_that_do_not_fit(run: Run, models: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "docs.txt").write_text("a cat\na dog\n")
+    command = ("search", "--model", models["embed"], "--corpus", str(tmp_path / "docs.txt"), "--vectors")
+    for vectors, message in (
+        (np.ones((2, 31), np.float32), "has vectors of 31 numbers, and this model makes 32"),
+        (np.full((2, 32), np.nan, np.float32), "holds numbers that are not finite"),
+    ):
+        np.save(tmp_path / "vectors.npy", vectors)
+        status, out, err = run(*command, str(tmp_path / "vectors.npy"), "cat")
+        assert (status, out) == (2, "")
+        assert f"{tmp_path / 'vectors.npy'} {message}" in err
+    status, out, err = run(*command, str(tmp_path / "docs.txt"), "cat")
+    assert (status, out) == (2, "")
+    assert "docs.txt is no .npy file of vectors; make one with xlmr-np embed." in err
+    assert "pickle" not in err
+
+
+def test_questions_with_and_without_a_context(run: Run, models: dict[str, str]) -> None:
+    records = b'{"question": "Who?", "context": "A dog."}\n"Who?"\n'
+    command = ("qa", "--model", models["qa"], "--context", "The cat.", "--input-format", "jsonl", "--json")
+    own, given = (each["answers"][0] for each in lines_of_json(good(run(*command, stdin=records))))
+    assert own["answer"] in "A dog."
+    assert given["answer"] in "The cat."
+
+
+def test_documents_without_words(run: Run, models: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "docs.txt").write_text("the cat\n<mask>\nthe dog\n")
+    command = ("rank", "--model", models["rank"], "--documents", str(tmp_path / "docs.txt"), "--json")
+    assert_bad_input(run(*command, "cat", "dog"), "docs.txt, line 2: holds nothing to read")
+    status, out, err = run(*command, "--skip-errors", "cat", "dog")
+    assert (status, err.count("\n")) == (1, 1)
+    for answer in lines_of_json(out):
+        assert {each["corpus_id"]: each["text"] for each in answer["results"]} == {0: "the cat", 1: "the dog"}
+    (tmp_path / "docs.txt").write_text("<mask>\n")
+    assert "No document of" in run(*command, "--skip-errors", "cat").err
+
+
+def test_run_writes_what_a_name_says(run: Run, models: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("text\nthe cat\n")
+    command = ("run", "--model", models["classify"], "--task", "text-classification")
+    made = ("--input", str(tmp_path / "in.csv"), "--output", str(tmp_path / "out.json"))
+    assert_bad_input(run(*command, *made), "answers csv, and .*out.json is named as json; name it .*out.csv")
+    assert_bad_input(run(*command, *made[2:], stdin=b"the cat\n"), "answers jsonl, and .*out.json is named as json")
+    assert [each.name for each in tmp_path.iterdir()] == ["in.csv"]
+    good(run(*command, *made, "--format", "csv"))
+
+
 # --- models ---
 
 
@@ -301,13 +460,16 @@ def test_run_refuses(run: Run, models: dict[str, str], model: str, tmp_path: Pat
     assert_bad_input(run(*command, "--input", str(tmp_path / "in.json")), "an object; a file in JSON holds a list")
 
 
-# --- Ctrl-C ---
+# --- signals ---
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends the signal of Ctrl-C")
-def test_ctrl_c_while_a_file_is_written(models: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="sends signals")
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_signal_while_a_file_is_written(models: dict[str, str], tmp_path: Path, name: str, status: int) -> None:
+    number = getattr(signal, name)
+
     def heed_the_signal() -> None:  # which a suite that runs in the background of a shell ignores
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(number, signal.SIG_DFL)
 
     target = tmp_path / "labels.jsonl"
     target.write_text("old")
@@ -322,8 +484,39 @@ def test_ctrl_c_while_a_file_is_written(models: dict[str, str], tmp_path: Path) 
     while len(list(tmp_path.iterdir())) == 1 and time.monotonic() < until:
         time.sleep(0.01)
     assert len(list(tmp_path.iterdir())) == 2  # the new file is beside the old one
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert process.communicate(timeout=30) == (b"", b"")
-    assert process.returncode == 130
+    assert process.returncode == status
     assert target.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["labels.jsonl"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs SIGHUP")
+def test_signals_are_as_they_were_afterwards(run: Run, models: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What nohup ignores stays ignored; and a thread, which may not say what signals do, can run a command."""
+    seen = []
+    monkeypatch.setattr("xlmr_np.cli.info.run", lambda _: seen.append([*map(signal.getsignal, numbers)]))
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(signal.SIGTERM, signal.SIG_DFL), signal.signal(signal.SIGHUP, signal.SIG_IGN)]
+    try:
+        good(run("info", "any"))
+        assert [*map(signal.getsignal, numbers)] == [signal.SIG_DFL, signal.SIG_IGN]
+        thread = threading.Thread(target=run, args=("info", "any"))
+        thread.start()
+        thread.join()
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    (in_main, ignored), in_thread = seen
+    assert callable(in_main)
+    assert in_main is not signal.SIG_DFL
+    assert ignored == signal.SIG_IGN
+    assert in_thread == [signal.SIG_DFL, signal.SIG_IGN]
+
+
+def test_an_interrupt_while_commands_are_imported(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("xlmr_np.cli.import_module", interrupted)
+    assert run("--version") == Finished(130, "", "")

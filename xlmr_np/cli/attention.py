@@ -18,7 +18,7 @@ from .source import (
     chosen_model,
     location,
 )
-from .terminal import complain, printable, warnings_on_one_line
+from .terminal import complain, printable, warnings_on_one_line, write_errors_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_variant_argument(parser)
 
 
+@write_errors_name("standard output")
 def run(options: argparse.Namespace) -> None:
     """Run the model on the text, then write the page, or print the numbers, or both."""
     if options.html is None and not options.json:

@@ -10,7 +10,7 @@ from .answering import answer_records, loaded_pipeline, status_of
 from .records import Source, Taken, add_input_arguments
 from .results import Form, add_output_arguments, with_fields
 from .source import add_running_arguments
-from .terminal import printable, warnings_at_once
+from .terminal import printable, warnings_at_once, write_errors_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,6 +112,7 @@ def _may_stream(options: argparse.Namespace, source: Source) -> bool:
     return is_shown and is_single and (len(options.texts) == 1 or source.is_typed)
 
 
+@write_errors_name("standard output")
 def _stream(source: Source, generate: "TextGenerationPipeline", only_new_text: bool) -> int:
     """Show the texts while they grow, one after the other."""
     source.ask()

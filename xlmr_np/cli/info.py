@@ -4,7 +4,7 @@ import argparse
 import json
 
 from .source import add_model_argument, add_source_arguments, add_variant_argument, chosen_model, location
-from .terminal import megabytes, print_rows
+from .terminal import megabytes, print_rows, write_errors_name
 
 SUMMARY = "what a checkpoint holds"
 DESCRIPTION = """\
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_variant_argument(parser)
 
 
+@write_errors_name("standard output")
 def run(options: argparse.Namespace) -> None:
     """Print the facts."""
     from xlmr_np.inputs import longest_sequence
