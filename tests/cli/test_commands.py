@@ -264,6 +264,13 @@ def test_no_mask(run: Run, model: str) -> None:
     assert_bad_input(run("fill-mask", "--model", model, "no mask", TEXT), "Text 1 has no <mask>")
 
 
+def test_an_error_is_all_that_is_said_with_the_demo_model(run: Run) -> None:
+    assert_bad_input(run("fill-mask", "no mask"), "Text 1 has no <mask>")
+    status, out, err = run("fill-mask", "--skip-errors", "no mask", "a <mask>", "the <mask>")
+    assert (status, out.count("<mask>")) == (1, 2)
+    assert [line.split()[1] for line in err.splitlines()] == ["Text", "this"]
+
+
 def test_what_came_before_a_bad_text_is_answered(run: Run, model: str) -> None:
     status, out, err = run("fill-mask", "--model", model, "--json", "--batch-size", "2", TEXT, TEXT, TEXT, "none")
     assert (status, len(out.splitlines()), err.count("\n")) == (2, 3, 1)

@@ -10,7 +10,7 @@ from xlmr_np.progress import with_progress_bar
 
 from .records import Record, Source
 from .results import Fields, Form, opened_results
-from .source import loading
+from .source import loading, tell_of_demo
 from .terminal import warnings_at_once, warnings_on_one_line
 
 EXIT_SKIPPED = 1
@@ -63,7 +63,9 @@ def answer_records(
             answers: Iterable[tuple[Record, Any]] = answered(pipe, source, asked_of)
             if not results.is_on_terminal and sys.stderr.isatty():  # where answers appear there is no place for a bar
                 answers = with_progress_bar(answers, source.count())
-            for record, answer in answers:
+            for number, (record, answer) in enumerate(answers):
+                if number == 0:
+                    tell_of_demo(options)
                 results.write(record, answer)
     return status_of(source)
 

@@ -7,7 +7,7 @@ from typing import Any
 from .answering import answer_records, loaded_pipeline
 from .records import Source, Taken, add_input_arguments
 from .results import Form, add_output_arguments
-from .source import LONG_TEXTS, add_model_argument, add_running_arguments, chosen_model
+from .source import LONG_TEXTS, add_model_argument, add_running_arguments, model_or_demo
 from .vectors import summary
 
 SUMMARY = "a vector for each token of a text"
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     source = Source.of(options, TAKEN, keeps_blank_lines=True)
 
     def load() -> Any:
-        return loaded_pipeline("feature-extraction", chosen_model(options), options, return_tensors=True)
+        return loaded_pipeline("feature-extraction", model_or_demo(options), options, return_tensors=True)
 
     form = Form(
         lambda fields, answer: summary(fields["text"], answer[0]),

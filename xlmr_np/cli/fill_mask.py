@@ -7,7 +7,7 @@ from typing import Any
 from .answering import answer_records, loaded_pipeline
 from .records import Source, Taken, add_input_arguments
 from .results import Fields, Form, add_output_arguments, with_fields
-from .source import LONG_TEXTS, add_model_argument, add_running_arguments, check_at_least, chosen_model
+from .source import LONG_TEXTS, add_model_argument, add_running_arguments, check_at_least, model_or_demo
 from .terminal import printable, scored_lines
 
 SUMMARY = "words that fit where a text says <mask>"
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
     targets = None if options.targets is None else [word.strip() for word in options.targets.split(",")]
 
     def load() -> Any:
-        return loaded_pipeline("fill-mask", chosen_model(options), options, top_k=options.top_k, targets=targets)
+        return loaded_pipeline("fill-mask", model_or_demo(options), options, top_k=options.top_k, targets=targets)
 
     form = Form(
         _table, with_fields("predictions"), _rows, ("mask", "score", "token", "token_str", "sequence"), cuts_lines=True

@@ -13,8 +13,8 @@ from .source import (
     add_model_argument,
     add_source_arguments,
     add_variant_argument,
-    chosen_model,
     loading,
+    model_or_demo,
 )
 from .terminal import warnings_on_one_line
 
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
     def load() -> Callable[..., Iterable[Any]]:
         with warnings_on_one_line():
-            pipe = pipeline(task, chosen_model(options), options.config, options.tokenizer, **loading(options))
+            pipe = pipeline(task, model_or_demo(options), options.config, options.tokenizer, **loading(options))
         return _with_own_labels(pipe) if task == "zero-shot-classification" else pipe
 
     form = Form(lambda fields, answer: (), _as_json, _rows, None, shows_fields=False)

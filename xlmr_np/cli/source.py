@@ -40,10 +40,21 @@ def trained_model(options: argparse.Namespace) -> str:
 
 def chosen_model(options: argparse.Namespace) -> str:
     """The model that was asked for, or else the demo model, with a line on standard error about it."""
-    if options.model is not None:
-        return options.model
-    complain(f"this is {DEMO}, a small model for trying things out; for real work choose a model such as {REAL_MODEL}.")
-    return str(DEMO_DIRECTORY)
+    tell_of_demo(options)
+    return model_or_demo(options)
+
+
+def model_or_demo(options: argparse.Namespace) -> str:
+    """The model that was asked for, or else the demo model; `tell_of_demo` is for when there is something to show."""
+    return str(DEMO_DIRECTORY) if options.model is None else options.model
+
+
+def tell_of_demo(options: argparse.Namespace) -> None:
+    """Say on standard error which model this is, if none was asked for."""
+    if options.model is None:
+        complain(
+            f"this is {DEMO}, a small model for trying things out; for real work choose a model such as {REAL_MODEL}."
+        )
 
 
 def add_source_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .answering import answer_records
 from .records import Source, Taken, add_input_arguments
 from .results import Fields, Form, add_output_arguments
-from .source import add_model_argument, add_source_arguments, chosen_model, location
+from .source import add_model_argument, add_source_arguments, location, model_or_demo
 from .terminal import columns, printable
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def _analysis(options: argparse.Namespace) -> Callable[..., Iterator[Any]]:
 
     given = {"normalization": options.normalization, "allow_special_tokens": options.allow_special_tokens}
     settings = {name: value for name, value in given.items() if value is not None}
-    tokenizer = XLMRobertaTokenizer.from_pretrained(chosen_model(options), **location(options), **settings)
+    tokenizer = XLMRobertaTokenizer.from_pretrained(model_or_demo(options), **location(options), **settings)
 
     def analyse(texts: Iterable[str], on_error: Callable[[int, Exception], Any], batch_size: int = 1) -> Iterator[Any]:
         for number, text in enumerate(texts, 1):
