@@ -117,7 +117,11 @@ def test_a_directory_of_that_name_comes_first(
 
 def test_a_text_that_is_too_long_or_has_no_mask(run: Run) -> None:
     longest = xlmr_np.inputs.longest_sequence(XLMRobertaForMaskedLM.from_pretrained("demo").config)
-    assert_bad_input(run("fill-mask", "--model", "demo", "the <mask> " + "and " * longest), "truncate")
+    text = "the <mask> " + "and " * longest
+    assert_bad_input(run("fill-mask", "--model", "demo", "--long-texts", "error", text), "let it be cut")
+    status, out, err = run("fill-mask", "--model", "demo", text)
+    assert (status, len(out.splitlines())) == (0, 6)
+    assert f"of which {longest} around the masks are read" in err
     assert_bad_input(run("fill-mask", "--model", "demo", "no hole"), "mask")
 
 

@@ -400,7 +400,7 @@ def test_a_prompt_that_the_checkpoint_lacks(base: Path, ours: SentenceEmbeddingP
     """The reference knows the names "query" and "document" always, and puts nothing before the text."""
     theirs = reference(base)
     np.testing.assert_array_equal(theirs.encode("hm", prompt_name="query"), theirs.encode("hm"))
-    with pytest.raises(ValueError, match="no prompt of the name 'query': the model brings none; or give the text"):
+    with pytest.raises(ValueError, match="no prompt of the name 'query': the model brings none; or give the prompt"):
         ours("hm", prompt_name="query")
     with pytest.raises(ValueError, match="'other': there are 'query'"):
         ours("hm", prompt_name="other", prompts={"query": "query: "})

@@ -260,8 +260,7 @@ class TaskPipeline(Generic[Setting]):
             if not setting.truncation:
                 raise ValueError(
                     f"{name} has {length} tokens, and at most {limit} are read: "
-                    f"{reprlib.repr(self.tokenizer.decode(parts[0][:limit]))}; shorten it, or have it cut "
-                    "(truncation=True)."
+                    f"{reprlib.repr(self.tokenizer.decode(parts[0][:limit]))}; shorten it, or let it be cut."
                 )
             least = specials + (1 + len(parts[1]) if strategy == "only_first" else len(parts))
             if least > limit:

@@ -147,7 +147,7 @@ class FillMaskPipeline(TaskPipeline[FillMaskSetting]):
             if not (setting.tokenizer_kwargs or {}).get("truncation", setting.truncation):
                 raise ValueError(
                     f"{name} has {len(row)} tokens, and this model takes at most {limit}: {reprlib.repr(text)}; "
-                    "shorten it, or have it cut (truncation=True)."
+                    "shorten it, or let it be cut."
                 )
             warned(
                 "%s has %d tokens, of which %d around the masks are read, and so it is with others that are longer.",

@@ -97,7 +97,7 @@ class SentenceEmbeddingSetting(RunSetting):
         for name in (self.prompt_name, self.default_prompt_name):
             if name is not None and checked_text(name, "prompt_name") not in self.prompts:
                 known = f"there are {', '.join(map(repr, self.prompts))}" if self.prompts else "the model brings none"
-                raise ValueError(f"There is no prompt of the name {name!r}: {known}; or give the text itself, prompt=.")
+                raise ValueError(f"There is no prompt of the name {name!r}: {known}; or give the prompt itself.")
         for name in ("max_length", "truncate_dim"):
             if getattr(self, name) is not None:
                 whole_number(name, getattr(self, name), minimum=1)
@@ -159,7 +159,7 @@ class SentenceEmbeddingPipeline(TaskPipeline[SentenceEmbeddingSetting]):
         if self.setting.steps is None and self.setting.pooling is None:
             logger.warning(
                 "The model does not say how the embedding of a text is made of its tokens'; it is their mean here. "
-                "pooling='mean' says so, too, and is silent."
+                "ask for the pooling 'mean' if that is right."
             )
 
     def __call__(self, inputs: Any, **changes: Any) -> Any:
