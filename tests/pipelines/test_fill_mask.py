@@ -415,11 +415,12 @@ def of_512_tokens(small_vocabulary: Path) -> FillMaskPipeline:
     return FillMaskPipeline(XLMRobertaForMaskedLM(config, generator=np.random.default_rng(0)), tokenizer)
 
 
-def test_too_many_masks(of_512_tokens: FillMaskPipeline) -> None:
+def test_too_many_masks(of_512_tokens: FillMaskPipeline, caplog: pytest.LogCaptureFixture) -> None:
     assert len(of_512_tokens("<mask>" * 510, top_k=1)) == 510
     for texts in (["<mask>", "<mask>" * 511], ["<mask>", "<mask>" + "the " * 509 + "<mask>"]):
         with pytest.raises(ValueError, match=r"^Text 2 has (511|2) masks over 511 tokens, and this model takes 510"):
             of_512_tokens(texts)
+    assert caplog.records == []  # nothing is said to be cut that is refused
 
 
 @pytest.mark.parametrize("settings", [{"truncation": False}, {"tokenizer_kwargs": {"truncation": False}}])

@@ -149,11 +149,12 @@ class FillMaskPipeline(TaskPipeline[FillMaskSetting]):
                     f"{name} has {len(row)} tokens, and this model takes at most {limit}: {reprlib.repr(text)}; "
                     "shorten it, or let it be cut."
                 )
+            part = self._around_masks(name, row, limit)
             warned(
                 "%s has %d tokens, of which %d around the masks are read, and so it is with others that are longer.",
                 name, len(row), limit,
             )  # fmt: skip
-            row = self._around_masks(name, row, limit)
+            row = part
         return MaskedText((Row(row.tolist()),))
 
     def _ids(self, text: str, setting: FillMaskSetting) -> np.ndarray:

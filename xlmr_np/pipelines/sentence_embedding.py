@@ -158,7 +158,7 @@ class SentenceEmbeddingPipeline(TaskPipeline[SentenceEmbeddingSetting]):
         self._measured_prefix = ("", 0)
         if self.setting.steps is None and self.setting.pooling is None:
             logger.warning(
-                "The model does not say how the embedding of a text is made of its tokens'; it is their mean here. "
+                "The model does not say how the embedding of a text is made of its tokens'; it is their mean here; "
                 "ask for the pooling 'mean' if that is right."
             )
 
