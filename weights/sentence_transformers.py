@@ -14,6 +14,7 @@ import numpy as np
 from xlmr_np.arrays import at_least_float32
 from xlmr_np.heads.sentence_pooling import POOLINGS, Dense, Normalize, Pooling, Step
 from xlmr_np.layers.linear import LinearParams
+from xlmr_np.semantic_search import FUNCTIONS
 
 from .checkpoint import find_weight_files, read_tensors
 from .errors import CheckpointError
@@ -32,7 +33,6 @@ LIBRARY = "sentence_transformers."
 JSON_BYTES_LIMIT = 1_000_000  # such files have a few hundred bytes, and some kilobytes where there are many prompts
 MOST_MODULES = 32
 
-SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 # In the order in which the vectors of several stand side by side.
 POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
@@ -55,7 +55,7 @@ class SentenceTransformer(NamedTuple):
         do_lower_case: whether texts are lowered before they are split.
         prompts: by name, what may be put before a text.
         default_prompt_name: of the one that is, unless another is asked for.
-        similarity: one of `SIMILARITIES`, by which embeddings are to be compared; None says nothing.
+        similarity: a name in `xlmr_np.semantic_search.FUNCTIONS`, by which to compare embeddings; None says nothing.
         truncate_dim: so many numbers of an embedding are kept; None: all.
     """
 
@@ -108,7 +108,7 @@ def read_sentence_transformer(source: Source, *, subfolder: str = "", **location
 
 def _read_modules(path: Path) -> list[tuple[str, str]]:
     """Kind and folder of each module."""
-    modules = _read_json(path, list)
+    modules = read_library_json(path, list)
     if not 0 < len(modules) <= MOST_MODULES:
         raise CheckpointError(f"{path} lists {len(modules)} modules; 1 to {MOST_MODULES} make sense.")
     found = []
@@ -137,7 +137,7 @@ def _read_pooling(source: Source, location: dict[str, Any]) -> Pooling:
     path = locate(source, MODULE_FILE, **location)
     if path is None:
         raise CheckpointError(f"{source} has no {location['subfolder']}/{MODULE_FILE}; download it again.")
-    config = _read_json(path, dict)
+    config = read_library_json(path, dict)
     flagged = [mode for flag, mode in POOLING_FLAGS.items() if _typed(path, config, flag, bool, False)]
     modes = config.get("pooling_mode", flagged or "mean")
     modes = [modes] if isinstance(modes, str) else modes
@@ -154,7 +154,7 @@ def _read_dense(source: Source, location: dict[str, Any]) -> Dense:
     path = locate(source, MODULE_FILE, **location)
     if path is None:
         raise CheckpointError(f"{source} has no {location['subfolder']}/{MODULE_FILE}; download it again.")
-    config = _read_json(path, dict)
+    config = read_library_json(path, dict)
     _check_names(path, config)
     if _typed(path, config, "use_residual", bool, False):
         raise CheckpointError(f"{path} asks for use_residual, which is not supported.")
@@ -175,7 +175,7 @@ def _read_dense(source: Source, location: dict[str, Any]) -> Dense:
 def _read_normalize(source: Source, location: dict[str, Any]) -> Normalize:
     path = locate(source, MODULE_FILE, **location)
     if path is not None:
-        _check_names(path, _read_json(path, dict))
+        _check_names(path, read_library_json(path, dict))
     return Normalize()
 
 
@@ -201,7 +201,7 @@ def _read_transformer(source: Source, location: dict[str, Any]) -> tuple[int | N
     for name in TRANSFORMER_FILES:
         path = locate(source, name, **location)
         if path is not None:
-            config = _read_json(path, dict)
+            config = read_library_json(path, dict)
             task = _typed(path, config, "transformer_task", str, "feature-extraction")
             if task != "feature-extraction":
                 raise CheckpointError(f"{path} is for the task {shortened(task)}, and not for embeddings.")
@@ -213,7 +213,7 @@ def _read_general(path: Path | None) -> tuple[dict[str, str], str | None, str | 
     """Prompts, the name of the default one, the similarity, and how many numbers are kept."""
     if path is None:
         return {}, None, None, None
-    config = _read_json(path, dict)
+    config = read_library_json(path, dict)
     prompts = {
         name: _typed(path, {name: text}, name, str, "")
         for name, text in _typed(path, config, "prompts", dict, {}).items()
@@ -222,7 +222,7 @@ def _read_general(path: Path | None) -> tuple[dict[str, str], str | None, str | 
     if default is not None and default not in prompts:
         raise CheckpointError(f"{path} has no prompt of the name {shortened(default)}, which is to be the default one.")
     similarity = _typed(path, config, "similarity_fn_name", str, None)
-    known = similarity if similarity in SIMILARITIES else None  # some are of models with many vectors a text
+    known = similarity if similarity in FUNCTIONS else None  # some are of models with many vectors a text
     return prompts, default, known, _positive(path, config, "truncate_dim")
 
 
@@ -243,8 +243,17 @@ def _typed(path: Path, config: dict[str, Any], key: str, kind: type, default: An
     return value
 
 
-def _read_json(path: Path, kind: type) -> Any:
-    """What a JSON file holds, which is an object or a list."""
+def read_library_json(path: Path, kind: type) -> Any:
+    """What a JSON file of that library holds.
+
+    Args:
+        path: of the file.
+        kind: dict or list.
+
+    Raises:
+        CheckpointError: it is too large, no JSON, or of another kind.
+        OSError: it cannot be read.
+    """
     if path.stat().st_size > JSON_BYTES_LIMIT:
         raise CheckpointError(f"{path} has more than {JSON_BYTES_LIMIT} bytes, which no such file has.")
     try:
@@ -252,5 +261,6 @@ def _read_json(path: Path, kind: type) -> Any:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); download it again.") from error
     if not isinstance(content, kind):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, where a {kind.__name__} belongs.")
+        name = "object" if kind is dict else "list"
+        raise CheckpointError(f"{path} must hold a JSON {name}; it holds {content!r:.40}.")
     return content

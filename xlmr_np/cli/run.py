@@ -127,7 +127,7 @@ def _rows(answer: Any) -> Iterable[dict[str, Any]]:
     """The dicts of an answer.
 
     Raises:
-        ValueError: it has others parts.
+        ValueError: it has other parts.
     """
     rows = answer if isinstance(answer, list) else [answer]
     if not all(isinstance(row, dict) for row in rows):

@@ -5,7 +5,7 @@ import difflib
 import logging
 import os
 import reprlib
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
@@ -14,7 +14,7 @@ import numpy as np
 
 from xlmr_np.arrays import Array, to_numpy
 from xlmr_np.inputs import longest_sequence
-from xlmr_np.pipelines.pairing import check_pair
+from xlmr_np.pipelines.pairing import check_pair, is_empty_text
 from xlmr_np.pipelines.streaming import BatchLimits, OnError, Reading, Row, streamed
 from xlmr_np.progress import with_progress_bar
 from xlmr_np.tokenizer import XLMRobertaTokenizer
@@ -81,7 +81,7 @@ class TruncationSetting(RunSetting):
 Setting = TypeVar("Setting", bound=RunSetting)
 
 
-class TaskPipeline(Generic[Setting]):
+class TaskPipeline(ABC, Generic[Setting]):
     """A model and its tokenizer, and a task that they do on texts.
 
     A call takes an input and returns its answer; a list of inputs, and returns a list; or any other iterable, such as a
@@ -238,7 +238,7 @@ class TaskPipeline(Generic[Setting]):
             ValueError: there is nothing to read in it.
         """
         ids: list[int] = self.tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        self.check_has_tokens(name, [text], ids)
+        self.check_has_tokens(name, text, ids)
         return ids
 
     def row_of(
@@ -278,13 +278,10 @@ class TaskPipeline(Generic[Setting]):
             parts = [part[start:stop] for part, (start, stop) in zip(parts, kept, strict=True)]
         return Row(self.tokenizer.build_inputs_with_special_tokens(*parts))
 
-    def check_has_tokens(self, name: str, texts: Sequence[str], ids: Sequence[int]) -> None:
+    def check_has_tokens(self, name: str, text: str, ids: Sequence[int]) -> None:
         """Refuse a text in which there is nothing to read (ValueError)."""
-        if all(text.strip() for text in texts) and not set(self.tokenizer.all_special_ids).issuperset(ids):
-            return
-        raise ValueError(
-            f"{name} holds nothing to read: {reprlib.repr(next(iter(texts)))}; give it words, or leave it out."
-        )
+        if is_empty_text(self.tokenizer, text, ids):
+            raise ValueError(f"{name} holds nothing to read: {reprlib.repr(text)}; give it words, or leave it out.")
 
     def forward(self, rows: list[Row]) -> tuple[Any, np.ndarray]:
         """The model's output for rows, padded on the right, and what of it is real [B, T]."""

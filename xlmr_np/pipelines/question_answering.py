@@ -127,8 +127,8 @@ class QuestionAnsweringPipeline(TaskPipeline[QuestionAnsweringSetting]):
         question_ids = self.tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"]
         encoded = self.tokenizer(context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         context_ids = encoded["input_ids"]
-        self.check_has_tokens(f"{name}, question,", [question], question_ids)
-        self.check_has_tokens(f"{name}, context,", [context], context_ids)
+        self.check_has_tokens(f"{name}, question,", question, question_ids)
+        self.check_has_tokens(f"{name}, context,", context, context_ids)
         tokens = ContextTokens.of(context, encoded["offset_mapping"], encoded.word_ids())
         if not (tokens.starts < tokens.ends).any():  # control characters that Python alone takes for white space
             raise ValueError(f"{name}, context, holds nothing that could be an answer: {reprlib.repr(context)}.")

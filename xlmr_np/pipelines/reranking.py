@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xlmr_np.config import XLMRobertaConfig, read_json
+from xlmr_np.config import XLMRobertaConfig
 from xlmr_np.models import XLMRobertaForSequenceClassification
 from xlmr_np.pipelines.base import Location, TaskPipeline, TruncationSetting, WarnOnce, finite, sigmoid
 from xlmr_np.pipelines.streaming import BatchLimits, Row, streamed
@@ -17,8 +17,8 @@ from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.tokenizer.arguments import checked_flag, checked_text, whole_number
 from xlmr_np.weights.errors import CheckpointError
 from xlmr_np.weights.files import locate
+from xlmr_np.weights.sentence_transformers import GENERAL_FILE, read_library_json
 
-SENTENCE_TRANSFORMERS_FILE = "config_sentence_transformers.json"
 PARTS = ("query", "document")
 ACTIVATIONS = {"sigmoid": sigmoid, "none": lambda logits: logits}
 # The classes that sentence-transformers writes into its files; none is imported.
@@ -108,8 +108,8 @@ class RerankingPipeline(TaskPipeline[RerankingSetting]):
             OSError: a file cannot be read.
             CheckpointError: a file is damaged, or asks for what is not supported.
         """
-        path = locate(source, SENTENCE_TRANSFORMERS_FILE, **location)
-        found = {} if path is None else read_json(path)
+        path = locate(source, GENERAL_FILE, **location)
+        found = {} if path is None else read_library_json(path, dict)
         if found.get("default_prompt_name") is not None:
             raise CheckpointError(
                 f"{path} asks for the prompt {found['default_prompt_name']!r} before each pair, which reranking does "

@@ -32,6 +32,7 @@ from xlmr_np.pipelines.base import (
     known_settings,
     logger,
 )
+from xlmr_np.pipelines.pairing import is_empty_text
 from xlmr_np.pipelines.streaming import Row
 from xlmr_np.semantic_search import BLOCK_ROWS, are_numbers, check_similarity, nearest, similarities
 from xlmr_np.tokenizer.arguments import checked_flag, checked_text, whole_number
@@ -260,7 +261,7 @@ class SentenceEmbeddingPipeline(TaskPipeline[SentenceEmbeddingSetting]):
         text, prefix = (self._cased(each, setting) for each in (checked_text(value, name), setting.prefix))
         in_prefix = self._length_of_prefix(prefix)
         ids = self._ids(prefix + text)
-        if not text.strip() or set(self.tokenizer.all_special_ids).issuperset(ids[in_prefix:]):
+        if is_empty_text(self.tokenizer, text, ids[in_prefix:]):
             self.tokens_of(name, text)  # raises, unless the text's first token is one with the prompt's last
         specials, limit = self.tokenizer.num_special_tokens_to_add(), self.longest(setting.max_length)
         room = limit - specials - in_prefix

@@ -123,38 +123,49 @@ def _read(number: int, value: Any, read: Callable[[int, Any], Reading], on_error
         return _Answered(on_error(number, error))
 
 
+class _Waiting(NamedTuple):
+    """A row, and where what the model says to it is to be put."""
+
+    row: Row
+    results: list[Any]
+    place: int
+
+    @property
+    def length(self) -> int:
+        """Of the row, in tokens."""
+        return len(self.row.ids)
+
+
 def _run(
     readings: list[Any], compute: Callable[[list[Row]], Iterable[Any]], limits: BatchLimits
 ) -> Iterator[list[Any]]:
     """What the model says to the rows of each reading."""
-    places = [(owner, place) for owner, reading in enumerate(readings) for place in range(len(reading.rows))]
-    by_kind: dict[Hashable, list[tuple[int, int]]] = {}
-    for owner, place in places:
-        by_kind.setdefault(readings[owner].rows[place].kind, []).append((owner, place))
     results: list[list[Any]] = [[None] * len(reading.rows) for reading in readings]
+    by_kind: dict[Hashable, list[_Waiting]] = {}
+    for reading, own in zip(readings, results, strict=True):
+        for place, row in enumerate(reading.rows):
+            by_kind.setdefault(row.kind, []).append(_Waiting(row, own, place))
     for of_kind in by_kind.values():
-        of_kind.sort(key=lambda where: len(readings[where[0]].rows[where[1]].ids))
-        for batch in _batches(of_kind, lambda where: len(readings[where[0]].rows[where[1]].ids), limits):
-            computed = compute([readings[owner].rows[place] for owner, place in batch])
-            for (owner, place), result in zip(batch, computed, strict=True):
-                results[owner][place] = result
+        of_kind.sort(key=lambda waiting: waiting.length)
+        for batch in _batches(of_kind, limits):
+            for waiting, result in zip(batch, compute([each.row for each in batch]), strict=True):
+                waiting.results[waiting.place] = result
     return iter(results)
 
 
-def _batches(
-    rows: list[tuple[int, int]], length: Callable[[tuple[int, int]], int], limits: BatchLimits
-) -> Iterator[list[tuple[int, int]]]:
-    batch: list[tuple[int, int]] = []
+def _batches(sorted_rows: list[_Waiting], limits: BatchLimits) -> Iterator[list[_Waiting]]:
+    """Batches of rows, the shortest first."""
+    batch: list[_Waiting] = []
     tokens = 0
-    for place in rows:
-        places = (len(batch) + 1) * length(place)  # this is the longest so far
+    for waiting in sorted_rows:
+        places = (len(batch) + 1) * waiting.length  # this is the longest so far
         too_many = limits.rows is None and (
-            tokens + length(place) > limits.tokens or places > PLACES_FOR_A_TOKEN * limits.tokens
+            tokens + waiting.length > limits.tokens or places > PLACES_FOR_A_TOKEN * limits.tokens
         )
         if batch and (too_many or limits.is_full(len(batch), tokens)):
             yield batch
             batch, tokens = [], 0
-        batch.append(place)
-        tokens += length(place)
+        batch.append(waiting)
+        tokens += waiting.length
     if batch:
         yield batch

@@ -126,7 +126,7 @@ class TokenClassificationPipeline(TaskPipeline[TokenClassificationSetting]):
             verbose=False,
         )
         ids = batch["input_ids"]
-        self.check_has_tokens(name, [text], ids)
+        self.check_has_tokens(name, text, ids)
         offsets, word_ids = np.array(batch["offset_mapping"]), np.array(batch.word_ids())
         if words is not None:
             lengths = [len(word) + len(setting.delimiter) for word in words]

@@ -14,7 +14,7 @@ import numpy as np
 
 from xlmr_np.arrays import to_numpy
 from xlmr_np.inputs import longest_sequence
-from xlmr_np.pipelines.pairing import check_pair
+from xlmr_np.pipelines.pairing import check_pair, is_empty_text
 from xlmr_np.tokenizer import XLMRobertaTokenizer
 from xlmr_np.tokenizer.arguments import checked_batch, checked_text, whole_number
 
@@ -71,7 +71,7 @@ def text_attentions(
     ids = encoded["input_ids"]
     for each in texts:
         own_ids = tokenizer(each, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
-        if not each.strip() or set(tokenizer.all_special_ids).issuperset(own_ids):
+        if is_empty_text(tokenizer, each, own_ids):
             raise ValueError(f"The text holds nothing to read: {reprlib.repr(each)}; give it words.")
     if len(ids) > longest_sequence(model.config):
         raise ValueError(
