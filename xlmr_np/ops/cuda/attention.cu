@@ -13,32 +13,11 @@
 // Architectures: sm_80 sm_90a sm_100
 // Tolerance: probabilities and results are rounded to T (by 2^-11 of themselves for float16, 2^-8 for bfloat16), sums
 //   are float32: three such roundings of the largest value; log Σ exp to 2e-5.
-#include "primitives.cuh"
+#include "tensor_tiles.cuh"
 #include "tiles.cuh"
 
 constexpr float LOWEST = -1e30f;  // below every score; finite, so that a difference of two is no NaN
-constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
-
-// Where the chunk of 8 values of a row lies in a tile of rows of WIDTH values.
-template <int WIDTH, class T>
-__device__ T* chunk_of_tile(T* tile, int row, int chunk) {
-  constexpr int CHUNKS = WIDTH / 8;
-  const int place = CHUNKS >= 8 ? chunk ^ (row & 7) : chunk ^ ((row >> 1) & (CHUNKS - 1));
-  return tile + row * WIDTH + place * 8;
-}
-
-// Begin to copy ROWS rows into a tile; rows from `real_rows` on become zeros.
-template <int WIDTH, int ROWS, int THREADS, class T>
-__device__ void copy_tile(T* tile, const T* __restrict__ rows, long long stride, int real_rows) {
-  constexpr int CHUNKS = WIDTH / 8;
-  static_assert(ROWS * CHUNKS % THREADS == 0, "every thread copies as many chunks");
-#pragma unroll
-  for (int i = 0; i < ROWS * CHUNKS / THREADS; ++i) {
-    const int number = threadIdx.x + i * THREADS, row = number / CHUNKS, chunk = number % CHUNKS;
-    const bool is_real = row < real_rows;
-    copy_16_bytes(chunk_of_tile<WIDTH>(tile, row, chunk), rows + (is_real ? row : 0) * stride + chunk * 8, is_real);
-  }
-}
+constexpr float LN_2 = 0.6931471805599453f;
 
 template <class T, int WIDTH, int QUERY_TILE, int KEY_TILE, int WARPS, bool IS_CAUSAL, bool HAS_BIAS>
 __global__ void __launch_bounds__(WARPS * 32) attention_forward(

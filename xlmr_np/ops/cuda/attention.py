@@ -8,11 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from xlmr_np.arrays import Array, address, array_namespace
+from xlmr_np.arrays import Array, array_namespace
 from xlmr_np.layers.attention import PackedMask
 
 from .kernels import Gpu, Kernel, LaunchShape
-from .rows import MOST_SHARED_MEMORY, in_rows, vector_length, vector_lengths
+from .rows import MOST_SHARED_MEMORY, in_rows, row_stride, vector_length, vector_lengths, with_whole_rows
 from .types import c_type
 
 TENSOR_CORE_TYPES = ("float16", "bfloat16")
@@ -76,8 +76,8 @@ def attention(
     sentences = mask.query.starts.shape[0]
     are_few = number <= sentences  # one query a sentence, on the average
     uses_tensor_cores = not are_few and query.dtype.name in TENSOR_CORE_TYPES and width in QUERY_TILES
-    query, key, value = (_with_whole_rows(x, ALIGNMENT if uses_tensor_cores else 1) for x in (query, key, value))
-    arguments = [query, key, value, *(np.int64(_row_stride(x)) for x in (query, key, value))]
+    query, key, value = (with_whole_rows(x, ALIGNMENT if uses_tensor_cores else 1) for x in (query, key, value))
+    arguments = [query, key, value, *(np.int64(row_stride(x)) for x in (query, key, value))]
     arguments += [in_rows(x, xp.int64) for spans in (mask.query, mask.key) for x in spans]
     arguments += [np.int32(sentences), bias, *_bias_strides(bias)]
     results = [context, log_sum_exp, np.int64(number)]
@@ -101,26 +101,10 @@ def attention(
     return context, log_sum_exp
 
 
-def _with_whole_rows(x: Float[Array, "N H W"], alignment: int) -> Float[Array, "N H W"]:
-    """`x` itself if the heads of a token lie end to end and begin at a multiple of `alignment`; otherwise a copy."""
-    _, heads, width = x.shape
-    row, head, feature = x.strides
-    is_whole = feature == x.dtype.itemsize and (heads == 1 or head == width * x.dtype.itemsize)
-    if is_whole and row % alignment == 0 and address(x) % alignment == 0:
-        return x
-    whole = array_namespace(x).empty(x.shape, dtype=x.dtype, device=x.device)
-    whole[...] = x
-    return whole
-
-
-def _row_stride(x: Float[Array, "N H W"]) -> int:
-    return int(x.strides[0] // x.dtype.itemsize)
-
-
 def _vector_length(*arrays: Float[Array, "_ H W"]) -> int:
     """How many features a lane may load at once from whole rows of all these arrays, wherever the next row begins."""
     length = vector_length(arrays[0].shape[2], *arrays)
-    return length if all(_row_stride(x) % length == 0 for x in arrays) else 1
+    return length if all(row_stride(x) % length == 0 for x in arrays) else 1
 
 
 def _bias_strides(bias: Float[Array, "#B #H #T #S"] | None) -> list[np.int64]:

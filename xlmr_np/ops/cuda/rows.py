@@ -5,6 +5,7 @@ from itertools import product as pairs
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from xlmr_np.arrays import Array, address, array_namespace
 
@@ -23,6 +24,23 @@ def in_rows(x: Array, dtype: Any) -> Array:
         return x
     xp = array_namespace(x)
     return xp.ascontiguousarray(xp.astype(x, dtype, copy=False))
+
+
+def with_whole_rows(x: Float[Array, "N H W"], alignment: int) -> Float[Array, "N H W"]:
+    """`x` itself if the heads of a token lie end to end and begin at a multiple of `alignment`; otherwise a copy."""
+    _, heads, width = x.shape
+    row, head, feature = x.strides
+    is_whole = feature == x.dtype.itemsize and (heads == 1 or head == width * x.dtype.itemsize)
+    if is_whole and row % alignment == 0 and address(x) % alignment == 0:
+        return x
+    whole = array_namespace(x).empty(x.shape, dtype=x.dtype, device=x.device)
+    whole[...] = x
+    return whole
+
+
+def row_stride(x: Float[Array, "N H W"]) -> int:
+    """From a row to the next, in elements."""
+    return int(x.strides[0] // x.dtype.itemsize)
 
 
 def vector_length(width: int, *arrays: Array | None) -> int:
