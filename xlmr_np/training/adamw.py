@@ -9,6 +9,7 @@ With gradient g, decayed means of it and of its square, and t the number of this
 Norms and biases do not decay, everything else does, embeddings too (`decayed_parameters`).
 """
 
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from xlmr_np import trees
 from xlmr_np.arrays import Array, array_namespace, is_numpy_array
 from xlmr_np.ops.threads import Threads
 from xlmr_np.row_sparse import RowSparse
+from xlmr_np.training.clipping import clipping_factor, global_norm
 from xlmr_np.training.lazy_table import LazyTable, grown
 
 BLOCK = 131_072  # numbers that a thread updates at a time, so that they and the temporaries stay in cache
@@ -38,6 +40,18 @@ class AdamWSetting(NamedTuple):
     beta2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0
+
+    def root_scale(self, step: int) -> float:
+        """What √v is multiplied with in this step, from 1."""
+        return float((1.0 - self.beta2**step) ** -0.5)
+
+    def corrected_rate(self, step: int, rate: float) -> float:
+        """What m over the root is multiplied with in this step, from 1."""
+        return rate / (1.0 - self.beta1**step)
+
+    def kept(self, rate: float, decays: bool) -> float:
+        """What a parameter is multiplied with."""
+        return 1.0 - rate * self.weight_decay * decays
 
 
 def is_decayed(name: str) -> bool:
@@ -94,7 +108,7 @@ class AdamW:
         self.steps += 1
         parts: list[_Part] = []
         for number, gradient in enumerate(trees.leaves(gradients)):
-            leaf, kept = self._leaves[number], 1.0 - rate * self.setting.weight_decay * self._decays[number]
+            leaf, kept = self._leaves[number], self.setting.kept(rate, self._decays[number])
             if isinstance(leaf, LazyTable):
                 own, own_gradient = self._reached(number, leaf, gradient)
                 leaf.decay *= kept
@@ -106,6 +120,20 @@ class AdamW:
                 _Part(p[block], g[block], m[block], v[block], kept) for p, g, m, v in [flat] for block in _blocks(own)
             )
         self.threads.run(lambda part: self._update(part, rate, factor), parts)
+
+    def clipped_update(self, gradients: trees.Tree, rate: float, largest_norm: float, loss_scale: float = 1.0) -> float:
+        """One step with the gradients clipped, and their norm before; if it is not finite, nothing has changed.
+
+        Args:
+            gradients: as for `update`, but `loss_scale` times too large.
+            rate: the learning rate of this step.
+            largest_norm: to which they are clipped.
+            loss_scale: what the loss was multiplied with, so that small gradients do not vanish in half precision.
+        """
+        norm = global_norm(gradients) / loss_scale
+        if math.isfinite(norm):
+            self.update(gradients, rate, clipping_factor(norm, largest_norm) / loss_scale)
+        return norm
 
     def _reached(self, number: int, leaf: LazyTable, gradient: RowSparse) -> tuple[Array, Array]:
         """The rows of a table that gradients have ever reached, and their gradients now."""
@@ -128,10 +156,10 @@ class AdamW:
         v *= beta2
         v += g
         root = xp.sqrt(v)
-        root *= (1.0 - beta2**self.steps) ** -0.5
+        root *= self.setting.root_scale(self.steps)
         root += eps
         xp.divide(m, root, out=root)
-        root *= rate / (1.0 - beta1**self.steps)
+        root *= self.setting.corrected_rate(self.steps, rate)
         p *= kept
         p -= root
 
@@ -155,15 +183,10 @@ class AdamW:
         """
         for number, leaf in enumerate(self._leaves):
             if isinstance(leaf, LazyTable):
-                leaf.reach(_distinct_rows(state[f"reached.{number}"], len(leaf)))
+                leaf.reach(distinct_rows(state[f"reached.{number}"], len(leaf)))
             own = leaf.rows if isinstance(leaf, LazyTable) else leaf
             for kind, means in (("mean", self._means), ("square", self._squares)):
-                saved = state[f"{kind}.{number}"]
-                if saved.shape != own.shape or saved.dtype != own.dtype:
-                    raise ValueError(
-                        f"The optimiser's state {kind}.{number} is {saved.dtype} {saved.shape}, but the parameter is "
-                        f"{own.dtype} {own.shape}: it belongs to another model."
-                    )
+                saved = saved_means(state, f"{kind}.{number}", own.shape, own.dtype)
                 means[number] = array_namespace(own).asarray(saved, copy=True)
         self.steps = int(state["steps"])
 
@@ -173,8 +196,28 @@ def _zeros(leaf: Array | LazyTable) -> Array:
     return array_namespace(like).zeros_like(like)
 
 
-def _distinct_rows(index: Array, number_of_rows: int) -> Array:
-    """The index itself, if it names rows of a table, and none twice."""
+def saved_means(state: dict[str, Array], name: str, shape: tuple[int, ...], dtype: Any) -> Array:
+    """The array of this name of an optimiser's state.
+
+    Raises:
+        ValueError: it is not of this shape and type.
+        KeyError: there is none.
+    """
+    saved = state[name]
+    if saved.shape != shape or saved.dtype != dtype:
+        raise ValueError(
+            f"The optimiser's state {name} is {saved.dtype} {saved.shape}, but the parameter is {dtype} {shape}: it "
+            "belongs to another model."
+        )
+    return saved
+
+
+def distinct_rows(index: Array, number_of_rows: int) -> Array:
+    """The index itself, if it names rows of a table, and none twice.
+
+    Raises:
+        ValueError: it does not.
+    """
     is_index = index.ndim == 1 and index.dtype == np.int64
     if not is_index or len(np.unique(index)) != len(index) or not ((index >= 0) & (index < number_of_rows)).all():
         raise ValueError(f"The optimiser's state has no index of distinct rows of a table of {number_of_rows:,}.")

@@ -6,6 +6,8 @@ from xlmr_np import trees
 from xlmr_np.arrays import array_namespace
 from xlmr_np.row_sparse import RowSparse
 
+ADDED_TO_NORM = 1e-6  # before it divides, as the reference does
+
 
 def global_norm(gradients: trees.Tree) -> float:
     """The Euclidean norm of all gradients as one vector; not finite if one of them is not."""
@@ -17,5 +19,5 @@ def global_norm(gradients: trees.Tree) -> float:
 
 
 def clipping_factor(norm: float, largest: float) -> float:
-    """What gradients are multiplied with so that their norm is at most `largest`, up to the reference's 1e-6."""
-    return min(1.0, largest / (norm + 1e-6))
+    """What gradients are multiplied with so that their norm is at most `largest`, up to `ADDED_TO_NORM`."""
+    return min(1.0, largest / (norm + ADDED_TO_NORM))

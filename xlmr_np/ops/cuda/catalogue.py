@@ -1,9 +1,9 @@
 """Every kernel instance there is."""
 
-from . import activations, attention, embeddings, norms, unpadding, vocabulary
+from . import activations, adamw, attention, embeddings, norms, unpadding, vocabulary
 from .kernels import Kernel
 
-_LAUNCH_MODULES = (activations, attention, embeddings, norms, unpadding, vocabulary)
+_LAUNCH_MODULES = (activations, adamw, attention, embeddings, norms, unpadding, vocabulary)
 
 
 def all_kernels() -> list[Kernel]:
