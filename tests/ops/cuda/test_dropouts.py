@@ -20,6 +20,19 @@ __global__ void draw(unsigned low, unsigned high, unsigned threshold, float scal
     kept[head * rows * columns + place] = is_kept(key, place % columns, place / columns, head, sentence);
 }
 
+// A warp for each head; its accumulators cover the rows by 16 and the columns by 8.
+__global__ void draw_fragments(unsigned low, unsigned high, unsigned threshold, float scale, int sentence, bool* kept,
+                               int rows, int columns) {
+  const DropoutKey<float> key{low, high, threshold, scale};
+  const int head = blockIdx.x, row = threadIdx.x / 4, column = threadIdx.x % 4 * 2;
+  for (int first_row = 0; first_row < rows; first_row += 16)
+    for (int first_column = 0; first_column < columns; first_column += 8) {
+      const unsigned bits = kept_of_fragment(key, first_row, first_column, head, sentence);
+      for (int i = 0; i < 4; ++i)
+        kept[(head * rows + first_row + row + i / 2 * 8) * columns + first_column + column + i % 2] = bits >> i & 1;
+    }
+}
+
 template <class Number, int LENGTH>
 __global__ void drop(unsigned low, unsigned high, unsigned threshold, Number scale, const long long* sentences,
                      const long long* rows, Number* x, int width) {
@@ -50,6 +63,17 @@ def test_attention_bits(rate: float) -> None:
     arguments = [*key_values, np.int32(7), kept, np.int32(rows), np.int32(columns)]
     gpu().launch(Kernel("draw.cu", "draw"), shape, arguments)
     np.testing.assert_array_equal(kept, attention_keep(key, rate, 7, np.zeros(kept.shape)))
+
+
+@needs_emulator
+@pytest.mark.parametrize("rate", [0.1, 0.5, 1.0])
+def test_attention_bits_of_accumulators(rate: float) -> None:
+    key, heads, rows, columns = Philox(5, 2**32 - 7), 2, 32, 24
+    kept = np.empty((heads, rows, columns), bool)
+    key_values = key_arguments(Dropout(rate, key), np.dtype(np.float16))
+    arguments = [*key_values, np.int32(3), kept, np.int32(rows), np.int32(columns)]
+    gpu().launch(Kernel("draw.cu", "draw_fragments"), LaunchShape((heads,), (32,)), arguments)
+    np.testing.assert_array_equal(kept, attention_keep(key, rate, 3, np.zeros(kept.shape)))
 
 
 @needs_emulator

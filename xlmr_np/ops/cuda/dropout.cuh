@@ -43,6 +43,20 @@ __device__ __forceinline__ bool is_kept(const DropoutKey<Number>& key, unsigned 
   return kept_of_block(key, column / 4, row, head, sentence) >> (column % 4) & 1;
 }
 
+// Which of its four elements a lane keeps of an accumulator of multiply_accumulate, [16 rows, 8 columns] from first_row
+// and first_column, a multiple of 8, on: bit i is that of c[i]. Neighbouring lanes hold the two halves of two blocks, so
+// each draws one, and they tell each other. All lanes of a warp ask together.
+template <class Number>
+__device__ __forceinline__ unsigned kept_of_fragment(const DropoutKey<Number>& key, unsigned first_row,
+                                                     unsigned first_column, unsigned head, unsigned sentence) {
+  const unsigned lane = threadIdx.x & 31, is_right = lane & 1;
+  const unsigned own = kept_of_block(key, first_column / 4 + (lane / 2 & 1), first_row + lane / 4 + 8 * is_right, head,
+                                     sentence);
+  const unsigned other = __shfl_xor_sync(ALL_LANES, own, 1);
+  const unsigned both = (is_right ? other | own << 4 : own | other << 4) >> (2 * is_right);
+  return (both & 3) | (both >> 2 & 12);
+}
+
 // Drops or scales LENGTH neighbouring features, from column LENGTH `vector` on, of a token that stands in this sentence
 // as its row of this number.
 template <int LENGTH, class Number>
