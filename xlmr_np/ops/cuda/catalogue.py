@@ -1,9 +1,29 @@
 """Every kernel instance there is."""
 
-from . import activations, adamw, attention, embeddings, norms, unpadding, vocabulary
+from . import (
+    activations,
+    adamw,
+    attention,
+    attention_backward,
+    embeddings,
+    norms,
+    unpadding,
+    vocabulary,
+    vocabulary_loss,
+)
 from .kernels import Kernel
 
-_LAUNCH_MODULES = (activations, adamw, attention, embeddings, norms, unpadding, vocabulary)
+_LAUNCH_MODULES = (
+    activations,
+    adamw,
+    attention,
+    attention_backward,
+    embeddings,
+    norms,
+    unpadding,
+    vocabulary,
+    vocabulary_loss,
+)
 
 
 def all_kernels() -> list[Kernel]:
