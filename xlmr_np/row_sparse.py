@@ -59,4 +59,5 @@ class RowSparse:
         """
         if tuple(dense.shape) != self.shape:
             raise ValueError(f"A matrix {self.shape} cannot be added to one of another shape, {tuple(dense.shape)}.")
-        dense[self.index] += self.rows
+        xp = array_namespace(dense)
+        dense[self.index] = xp.astype(dense[self.index] + self.rows, dense.dtype, copy=False)

@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .source import add_device_argument
 from .terminal import printable, warnings_at_once
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ SUMMARY = "a new model from text files, or a model made at home in them"
 DESCRIPTION = """\
 Pretrains a model on text files with a document a line: some tokens of each are hidden, and the model learns to guess
 them. Without --vocabulary a vocabulary is trained first. The same command goes on where it was stopped, with the same
-losses as if it never had been (with as many threads as before). --out holds the log, the curve of the loss,
-checkpoints, and at the end the model.
+losses as if it never had been (with as many threads as before, or on a GPU of the same kind). --out holds the log, the
+curve of the loss, checkpoints, and at the end the model.
 
   xlmr-np pretrain texts/*.txt --out ./my-model --steps 20000
   xlmr-np pretrain laws.txt --model FacebookAI/xlm-roberta-base --out ./law-model --steps 2000 --learning-rate 5e-5
@@ -54,8 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument("--hold-out-every", type=int, metavar="N", help="keep every Nth line back, to measure on")
     way.add_argument("--checkpoint-every", type=int, metavar="N", help="steps (default: 500)")
     way.add_argument("--seed", type=int, help="of all that is drawn (default: 0)")
-    way.add_argument("--threads", type=int, help="threads to use on a CPU (default: all processors)")
+    way.add_argument(
+        "--precision",
+        choices=("float32", "float16", "bfloat16"),
+        help="what is computed in on a GPU; weights are in float32 (default: float32)",
+    )
     way.add_argument("--dtype", default="float32", help="of the weights that are saved at the end (default: float32)")
+    add_device_argument(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -76,6 +82,7 @@ def run(options: argparse.Namespace) -> None:
             vocabulary=options.vocabulary,
             dtype=options.dtype,
             num_threads=options.threads,
+            device=options.device,
             report=bar,
         )
     before = "" if bar.has_moved else "; they had been taken before"

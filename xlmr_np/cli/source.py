@@ -70,10 +70,15 @@ def add_variant_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--variant", help="weights of another kind, such as fp16 for model.fp16.safetensors")
 
 
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Let a command say on what its model runs, and in which numbers."""
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """Let a command say on what its model runs."""
     parser.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, cuda:N or N (default: cpu)")
     parser.add_argument("--threads", type=int, help="threads to use on a CPU (default: all processors)")
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Let a command say on what its model runs, and in which numbers."""
+    add_device_argument(parser)
     parser.add_argument("--dtype", default="auto", help="element type of the weights (default: as stored)")
 
 

@@ -65,7 +65,7 @@ def dropout_forward(x: Float[Array, "*shape"], dropout: Dropout | None) -> Float
     if rate == 1.0:
         return zeros
     bits = token_keep(keep, rate, x) if isinstance(keep, TokenKey) else keep
-    return xp.where(bits, x, zeros) / (1.0 - rate)
+    return xp.astype(xp.where(bits, x, zeros) / (1.0 - rate), x.dtype, copy=False)
 
 
 def check_places(keep: Bool[Array, "..."] | Philox | TokenKey) -> None:

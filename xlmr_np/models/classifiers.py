@@ -119,6 +119,7 @@ class ClassifierModel(TaskModel):
         *,
         checkpoint_layers: bool = False,
         label_smoothing: float = 0.0,
+        loss_scale: float = 1.0,
         **batch: Any,
     ) -> tuple[Any, ModelParams]:
         """The output with its loss, and the gradient of the loss for every parameter.
@@ -128,6 +129,8 @@ class ClassifierModel(TaskModel):
             checkpoint_layers: trade time for memory, see `xlmr_np.encoder.encoder_forward`.
             label_smoothing: the share of the loss, below 1, that asks for all classes alike in place of the right one;
                 classes are also the places of an answer (all real tokens) and choices (those with a real token).
+            loss_scale: what the gradients, though not the loss, are multiplied with, so that small ones do not vanish
+                in float16.
             **batch: the arguments of `forward` but for requests, with labels.
 
         Returns:
@@ -146,7 +149,8 @@ class ClassifierModel(TaskModel):
         logits, head_cache = self._head_forward(training_pass.rows, inputs, ops, dropout)
         loss, loss_cache = targets.loss.forward(logits, targets.labels)
 
-        d_logits = targets.loss.backward(array_namespace(loss).ones_like(loss), loss_cache, targets.labels)
+        d_loss = array_namespace(loss).ones_like(loss) * loss_scale
+        d_logits = targets.loss.backward(d_loss, loss_cache, targets.labels)
         d_rows, d_head = self._head_backward(d_logits, head_cache, inputs, ops, dropout)
         _, d_encoder = self._encoder_gradients(d_rows, inputs, training_pass)
         return self._output(loss, logits, inputs), ModelParams(d_encoder, d_head)

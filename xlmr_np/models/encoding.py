@@ -412,11 +412,6 @@ class EncoderModel(XLMRobertaPreTrainedModel):
         """Run the encoder and keep what `_encoder_gradients` needs; the head reads where `read` [N] is True, or all."""
         if not to_numpy(inputs.is_real).any():
             raise ValueError("The batch holds no real token; there is nothing to learn from.")
-        if self.engine.gpu is not None and self._compute_dtype.itemsize < 4:
-            raise NotImplementedError(
-                f"On a GPU, models learn in float32 and float64 so far, and this one is in {self._compute_dtype.name}; "
-                "load it with dtype='float32'."
-            )
         params, setting = self._encoder(inputs)
         read = self._read(inputs, read)
         # What is dropped of attention depends on a query's place among those that ask: for first tokens the same.

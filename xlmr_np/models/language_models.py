@@ -132,6 +132,7 @@ class LanguageModel(TaskModel):
         generator: np.random.Generator | None,
         checkpoint_layers: bool,
         label_smoothing: float,
+        loss_scale: float,
         batch: dict[str, Any],
     ) -> tuple[Array, ModelParams]:
         inputs, targets = self._training_inputs(batch, label_smoothing)
@@ -142,7 +143,7 @@ class LanguageModel(TaskModel):
 
         loss, cache = masked_lm_loss_forward(training_pass.rows, head, targets.labels, eps, ops, targets.smoothing)
 
-        d_loss = array_namespace(loss).ones_like(loss) * targets.scale
+        d_loss = array_namespace(loss).ones_like(loss) * (targets.scale * loss_scale)
         d_labelled, d_head = masked_lm_loss_backward(d_loss, cache, head, targets.labels, eps, ops, targets.smoothing)
         _, d_encoder = self._encoder_gradients(d_labelled, inputs, training_pass)
         if self.is_tied:  # one matrix with two uses: the decoder's gradient is dense, and so is the sum
@@ -219,6 +220,7 @@ class XLMRobertaForMaskedLM(LanguageModel):
         *,
         checkpoint_layers: bool = False,
         label_smoothing: float = 0.0,
+        loss_scale: float = 1.0,
         **batch: Any,
     ) -> tuple[MaskedLMOutput, ModelParams]:
         """The loss, and its gradient for every parameter.
@@ -231,6 +233,8 @@ class XLMRobertaForMaskedLM(LanguageModel):
             checkpoint_layers: trade time for memory, see `xlmr_np.encoder.encoder_forward`.
             label_smoothing: the share of the loss, below 1, that asks for all tokens of the vocabulary alike in place
                 of the right one.
+            loss_scale: what the gradients, though not the loss, are multiplied with, so that small ones do not vanish
+                in float16.
             **batch: the arguments of `forward` but for requests, with labels.
 
         Returns:
@@ -242,7 +246,7 @@ class XLMRobertaForMaskedLM(LanguageModel):
             ValueError, TypeError: as for `forward`; or there are no labels, or no real token; or `label_smoothing` is
                 no share.
         """
-        loss, gradients = self._loss_and_gradients(generator, checkpoint_layers, label_smoothing, batch)
+        loss, gradients = self._loss_and_gradients(generator, checkpoint_layers, label_smoothing, loss_scale, batch)
         return MaskedLMOutput(loss), gradients
 
     def _targets(self, inputs: EncoderInputs, **labels: Any) -> TokenTargets | None:
@@ -505,10 +509,11 @@ class XLMRobertaForCausalLM(LanguageModel):
         *,
         checkpoint_layers: bool = False,
         label_smoothing: float = 0.0,
+        loss_scale: float = 1.0,
         **batch: Any,
     ) -> tuple[CausalLMOutput, ModelParams]:
         """The loss, and its gradient for every parameter: see `XLMRobertaForMaskedLM.loss_and_gradients`."""
-        loss, gradients = self._loss_and_gradients(generator, checkpoint_layers, label_smoothing, batch)
+        loss, gradients = self._loss_and_gradients(generator, checkpoint_layers, label_smoothing, loss_scale, batch)
         return CausalLMOutput(loss), gradients
 
     def _targets(self, inputs: EncoderInputs, **labels: Any) -> TokenTargets | None:

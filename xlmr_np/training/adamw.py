@@ -11,6 +11,7 @@ Norms and biases do not decay, everything else does, embeddings too (`decayed_pa
 
 import math
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -121,16 +122,35 @@ class AdamW:
             )
         self.threads.run(lambda part: self._update(part, rate, factor), parts)
 
-    def clipped_update(self, gradients: trees.Tree, rate: float, largest_norm: float, loss_scale: float = 1.0) -> float:
-        """One step with the gradients clipped, and their norm before; if it is not finite, nothing has changed.
+    def norm(self, gradients: trees.Tree, losses: Sequence[Array] = (), loss_scale: float = 1.0) -> float:
+        """The Euclidean norm of all gradients as one vector; NaN if a loss is not finite.
 
         Args:
             gradients: as for `update`, but `loss_scale` times too large.
+            losses: whose gradients they are, each a number in an array.
+            loss_scale: what the losses were multiplied with, so that small gradients do not vanish in half precision.
+        """
+        are_finite = all(math.isfinite(float(loss)) for loss in losses)
+        return global_norm(gradients) / loss_scale if are_finite else math.nan
+
+    def clipped_update(
+        self,
+        gradients: trees.Tree,
+        rate: float,
+        largest_norm: float,
+        loss_scale: float = 1.0,
+        losses: Sequence[Array] = (),
+    ) -> float:
+        """One step with the gradients clipped, and their norm before; if it is not finite, nothing has changed.
+
+        Args:
+            gradients: as for `norm`, as are the last two.
             rate: the learning rate of this step.
             largest_norm: to which they are clipped.
-            loss_scale: what the loss was multiplied with, so that small gradients do not vanish in half precision.
+            loss_scale: see there.
+            losses: see there.
         """
-        norm = global_norm(gradients) / loss_scale
+        norm = self.norm(gradients, losses, loss_scale)
         if math.isfinite(norm):
             self.update(gradients, rate, clipping_factor(norm, largest_norm) / loss_scale)
         return norm

@@ -52,7 +52,8 @@ def save_checkpoint(
         tokenizer.save_pretrained(beside)
         arrays = {name: to_numpy(array) for name, array in state.optimizer.items()}
         write_safetensors(beside / OPTIMIZER_FILE, arrays, {})
-        text = json.dumps({"generator": state.generator, "progress": progress}, indent=2)
+        record = {"generator": state.generator, "loss_scale": state.loss_scale, "progress": progress}
+        text = json.dumps(record, indent=2)
         (beside / PROGRESS_FILE).write_text(text + "\n", encoding="utf-8")
         for path in beside.iterdir():  # or a power cut could leave the name without what it names
             with open(path, "rb+") as file:
@@ -103,14 +104,16 @@ def reading(checkpoint: Path) -> Iterator[None]:
         ) from error
 
 
-def load_model(checkpoint: Path, model_class: type[TaskModel], num_threads: int | None) -> Any:
-    """The model of a checkpoint.
+def load_model(
+    checkpoint: Path, model_class: type[TaskModel], num_threads: int | None, device: str | None = None
+) -> Any:
+    """The model of a checkpoint, on a device.
 
     Raises:
         CheckpointError: it is damaged.
     """
     with reading(checkpoint):
-        model = model_class.from_pretrained(checkpoint, num_threads=num_threads)
+        model = model_class.from_pretrained(checkpoint, num_threads=num_threads, device=device)
         if model.load_report.missing:
             raise ValueError(f"it lacks {', '.join(model.load_report.missing)}")
         return model
@@ -127,7 +130,8 @@ def restore_checkpoint(checkpoint: Path, trainer: Trainer) -> dict[str, Any]:
     """
     with reading(checkpoint):
         record = json.loads((checkpoint / PROGRESS_FILE).read_text(encoding="utf-8"))
-        trainer.restore(TrainerState(read_safetensors(checkpoint / OPTIMIZER_FILE), record["generator"]))
+        optimizer = read_safetensors(checkpoint / OPTIMIZER_FILE)
+        trainer.restore(TrainerState(optimizer, record["generator"], record.get("loss_scale")))
         if checkpoint.name != f"checkpoint-{trainer.optimizer.steps}":
             raise ValueError(f"its optimiser has done {trainer.optimizer.steps} steps")
         return dict(record["progress"])

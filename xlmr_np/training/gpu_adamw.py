@@ -5,6 +5,8 @@ model computes in half precision, they are the master weights, and the half-prec
 """
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +22,15 @@ from xlmr_np.training.clipping import ADDED_TO_NORM
 MASTERS = ("float32", "float64")
 HALVES = ("float16", "bfloat16")
 MEANS = ("mean", "square")  # their names in a state
+
+
+class _Gradients(NamedTuple):
+    """Gradients as kernels get them, in the order of the tensors."""
+
+    arrays: list[Array]  # which must stay while kernels read them
+    described: Array  # a `Gradient` in each row
+    number_of_parts: int  # that cover them
+    index: Array | None  # the rows that the table's is of
 
 
 class GpuAdamW:
@@ -77,35 +88,34 @@ class GpuAdamW:
         self._parts = self._uploaded(parts_of([self._leaves[number].size for number in self._order]))
         self._tensors = self._uploaded(np.array([self._tensor(number) for number in self._order], np.int64))
 
-    def clipped_update(self, gradients: trees.Tree, rate: float, largest_norm: float, loss_scale: float = 1.0) -> float:
-        """One step with the gradients clipped, and their norm before; if it is not finite, nothing has changed.
-
-        Everything is enqueued before the norm is waited for.
-
-        Args:
-            gradients: in the tree of the parameters, of any types and strides, `loss_scale` times too large; that of
-                the table row-sparse.
-            rate: the learning rate of this step.
-            largest_norm: to which they are clipped.
-            loss_scale: what the loss was multiplied with, so that small gradients do not vanish in half precision.
+    def norm(self, gradients: trees.Tree, losses: Sequence[Array] = (), loss_scale: float = 1.0) -> float:
+        """See `AdamW.norm`; gradients may be of any types and strides, that of the table is row-sparse.
 
         Raises:
             ValueError: a gradient has another shape than its parameter.
         """
-        given = list(trees.leaves(gradients))
-        own = [self._in_rows(given[number], number) for number in self._order]
-        described = self._uploaded(np.array([_described(each) for each in own], np.int64))
-        number_of_parts = self._number_of_dense_parts
-        if self._table is not None:
-            number_of_parts += -(-own[-1].size // BLOCK)
-        clipping = clip(self._gpu, described, self._parts[:number_of_parts, :], largest_norm, ADDED_TO_NORM, loss_scale)
-        step = self._step(rate)
+        return float(to_numpy(self._clipping(self._described(gradients), math.inf, loss_scale, losses))[0])
+
+    def clipped_update(
+        self,
+        gradients: trees.Tree,
+        rate: float,
+        largest_norm: float,
+        loss_scale: float = 1.0,
+        losses: Sequence[Array] = (),
+    ) -> float:
+        """See `AdamW.clipped_update`. Everything is enqueued before the norm is waited for.
+
+        Raises:
+            ValueError: a gradient has another shape than its parameter.
+        """
+        own = self._described(gradients)
+        clipping, step = self._clipping(own, largest_norm, loss_scale, losses), self._step(rate)
         dense_parts = self._parts[: self._number_of_dense_parts, :]
-        update(self._gpu, self._tensors, described, dense_parts, clipping, self._dtype, step)
+        update(self._gpu, self._tensors, own.described, dense_parts, clipping, self._dtype, step)
         if self._table is not None:
-            index = in_rows(given[self._table].index, np.int64)
-            table, gradient, width = self._tensors[-1, :], described[-1, :], self._leaves[self._table].shape[1]
-            update_rows(self._gpu, table, self._reached, gradient, index, clipping, width, self._dtype, step)
+            table, gradient, width = self._tensors[-1, :], own.described[-1, :], self._leaves[self._table].shape[1]
+            update_rows(self._gpu, table, self._reached, gradient, own.index, clipping, width, self._dtype, step)
         norm = float(to_numpy(clipping)[0])
         if math.isfinite(norm):
             self.steps += 1
@@ -173,6 +183,23 @@ class GpuAdamW:
         elif isinstance(gradient, RowSparse):
             gradient = gradient.to_dense()
         return in_rows(gradient, gradient.dtype)
+
+    def _described(self, gradients: trees.Tree) -> _Gradients:
+        given = list(trees.leaves(gradients))
+        own = [self._in_rows(given[number], number) for number in self._order]
+        described = self._uploaded(np.array([_described(each) for each in own], np.int64))
+        if self._table is None:
+            return _Gradients(own, described, self._number_of_dense_parts, None)
+        number_of_parts = self._number_of_dense_parts + -(-own[-1].size // BLOCK)
+        return _Gradients(own, described, number_of_parts, in_rows(given[self._table].index, np.int64))
+
+    def _clipping(self, own: _Gradients, largest_norm: float, loss_scale: float, losses: Sequence[Array]) -> Array:
+        """What `clip` says of gradients, with a norm of NaN if a loss is not finite."""
+        parts = self._parts[: own.number_of_parts, :]
+        clipping = clip(self._gpu, own.described, parts, largest_norm, ADDED_TO_NORM, loss_scale)
+        for loss in losses:
+            clipping += 0.0 * loss
+        return clipping
 
     def _step(self, rate: float) -> Step:
         """The numbers of the next step."""

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from xlmr_np.arrays import dtype_from_name
+from xlmr_np.arrays import dtype_from_name, resolve_device
 from xlmr_np.config import CONFIG_FILE, XLMRobertaConfig
 from xlmr_np.inputs import longest_sequence
 from xlmr_np.losses.cross_entropy import IGNORED_LABEL
@@ -68,6 +68,7 @@ class Progress(NamedTuple):
     loss: float
     tokens: int  # of this step
     seconds: float  # that it took
+    is_skipped: bool = False  # an overflow in float16: nothing was updated
 
 
 def pretrain(
@@ -80,6 +81,7 @@ def pretrain(
     vocabulary: Path | None = None,
     dtype: str = "float32",
     num_threads: int | None = None,
+    device: str | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> XLMRobertaForMaskedLM:
     """Pretrain a model, or go on where the same run was stopped; one that is finished stays as it is.
@@ -93,7 +95,8 @@ def pretrain(
         vocabulary: a sentencepiece model, or a directory with a tokenizer; None trains one, or takes that of `model`.
         dtype: of the weights that are saved at the end; checkpoints have all digits.
         num_threads: see `XLMRobertaPreTrainedModel.set_num_threads`; a run that goes on with another number adds in
-            another order, and differs in its last digits.
+            another order, and differs in its last digits; so does one on another device.
+        device: "cpu", "cuda" or "cuda:1", where it is trained.
         report: is told of every step.
 
     Returns:
@@ -104,6 +107,7 @@ def pretrain(
             or there is no text.
         FloatingPointError: the loss or gradient of a step is not finite.
         OSError: a file cannot be read or written, or is damaged.
+        RuntimeError: a GPU was asked for, and there is none.
     """
     if model is not None and shape is not None:
         raise ValueError("A model that is loaded has its own shape; give a shape or a model, and not both.")
@@ -111,6 +115,7 @@ def pretrain(
     setting.check()
     dtype_from_name(dtype)
     check_number_of_threads(num_threads)
+    device = resolve_device(device)
     check_files(files)
     asked = {
         "model": None if model is None else os.fspath(model),
@@ -131,9 +136,9 @@ def pretrain(
                 return finished
             checkpoint = next(reversed(checkpoints_of(out)), None)
         if checkpoint is None:
-            run = _new_run(files, out, setting, shape, model, vocabulary, num_threads)
+            run = _new_run(files, out, setting, shape, model, vocabulary, num_threads, device)
         else:
-            run = _resumed(checkpoint, files, out, setting, num_threads)
+            run = _resumed(checkpoint, files, out, setting, num_threads, device)
         if not is_alone:
             out.mkdir(parents=True, exist_ok=True)
             until_the_end.enter_context(_alone_in(out))
@@ -204,12 +209,14 @@ class PretrainingRun:
         self.log.forget_after(self.steps)
         remove_old_checkpoints(self.out, CHECKPOINTS_KEPT)  # if the process that should have was killed before
         while self.steps < self.setting.steps:
-            report(self.step())
-            if self.steps == self.setting.steps or self.steps % self.setting.checkpoint_every == 0:
+            progress = self.step()
+            report(progress)
+            is_due = self.steps == self.setting.steps or self.steps % self.setting.checkpoint_every == 0
+            if is_due and not progress.is_skipped:
                 self.save()
 
     def step(self) -> Progress:
-        """One update.
+        """One update, or none where it overflows in float16: the log says so, and the texts go on.
 
         Raises:
             FloatingPointError: the loss or gradient is not finite.
@@ -227,8 +234,12 @@ class PretrainingRun:
             raise FloatingPointError(f"{error} {place} {self._last_checkpoint()}") from error
         tokens = sum(int(part["attention_mask"].sum()) for part in parts)
         seconds = time.perf_counter() - begun
-        self.log.write(step=self.steps, **done._asdict(), tokens=tokens, seconds=round(seconds, 3))
-        return Progress(self.steps, self.setting.steps, done.loss, tokens, seconds)
+        if done.is_skipped:
+            self.log.write(step=self.steps + 1, skipped=True, tokens=tokens, seconds=round(seconds, 3))
+        else:
+            facts = {"loss": done.loss, "gradient_norm": done.gradient_norm, "rate": done.rate}
+            self.log.write(step=self.steps, **facts, tokens=tokens, seconds=round(seconds, 3))
+        return Progress(self.steps, self.setting.steps, done.loss, tokens, seconds, done.is_skipped)
 
     def save(self) -> None:
         """Measure on what was held out, draw the curve, and write a checkpoint.
@@ -388,14 +399,19 @@ def _finished(out: Path, dtype: str, num_threads: int | None) -> XLMRobertaForMa
 
 
 def _resumed(
-    checkpoint: Path, files: Sequence[Path], out: Path, setting: PretrainingSetting, num_threads: int | None
+    checkpoint: Path,
+    files: Sequence[Path],
+    out: Path,
+    setting: PretrainingSetting,
+    num_threads: int | None,
+    device: str,
 ) -> PretrainingRun:
     """A run as it was at a checkpoint of it.
 
     Raises:
         CheckpointError: the checkpoint is damaged.
     """
-    model = load_model(checkpoint, XLMRobertaForMaskedLM, num_threads)
+    model = load_model(checkpoint, XLMRobertaForMaskedLM, num_threads, device)
     with reading(checkpoint):
         tokenizer = XLMRobertaTokenizer.from_pretrained(checkpoint)
     run = PretrainingRun(files, out, setting, tokenizer, model)
@@ -411,6 +427,7 @@ def _new_run(
     model: str | os.PathLike[str] | None,
     vocabulary: Path | None,
     num_threads: int | None,
+    device: str,
 ) -> PretrainingRun:
     """A run before its first step.
 
@@ -419,7 +436,7 @@ def _new_run(
         OSError: a file cannot be read, or is damaged.
     """
     tokenizer = _tokenizer(files, out, setting, shape, model, vocabulary)
-    begun = _new(model, shape, setting, tokenizer, num_threads)
+    begun = _new(model, shape, setting, tokenizer, num_threads, device)
     if model is not None and vocabulary is not None and len(tokenizer) < begun.config.vocab_size:
         raise ValueError(
             f"The vocabulary has {len(tokenizer):,} tokens, and the model has {begun.config.vocab_size:,}; give none "
@@ -453,12 +470,13 @@ def _new(
     setting: PretrainingSetting,
     tokenizer: XLMRobertaTokenizer,
     num_threads: int | None,
+    device: str,
 ) -> XLMRobertaForMaskedLM:
     """The model before the first step."""
     generator = np.random.default_rng([setting.seed, NEW_MODEL_SEED])
     if model is not None:
         loaded: XLMRobertaForMaskedLM = XLMRobertaForMaskedLM.from_pretrained(
-            model, num_threads=num_threads, generator=generator
+            model, num_threads=num_threads, device=device, generator=generator
         )
         loaded.config.hidden_dropout_prob = loaded.config.attention_probs_dropout_prob = setting.dropout
         return loaded
@@ -474,7 +492,7 @@ def _new(
         hidden_dropout_prob=setting.dropout,
         attention_probs_dropout_prob=setting.dropout,
     )
-    return XLMRobertaForMaskedLM(config, generator=generator, num_threads=num_threads)
+    return XLMRobertaForMaskedLM(config, generator=generator, num_threads=num_threads).to(device)
 
 
 def _check_fits(tokenizer: XLMRobertaTokenizer, config: XLMRobertaConfig) -> None:

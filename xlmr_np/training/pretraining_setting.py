@@ -69,6 +69,7 @@ class PretrainingSetting(NamedTuple):
         hold_out_every: keep every line whose number is a multiple of this back to measure on; 0 keeps none.
         checkpoint_every: steps.
         seed: of all that is drawn.
+        precision: what is computed in, see `TrainingSetting`; weights are in float32.
     """
 
     steps: int
@@ -88,12 +89,13 @@ class PretrainingSetting(NamedTuple):
     hold_out_every: int = 0
     checkpoint_every: int = 500
     seed: int = 0
+    precision: str = "float32"
 
     def check(self) -> "PretrainingSetting":
         """The setting itself.
 
         Raises:
-            ValueError: a number, or the schedule, makes no sense.
+            ValueError: a number, the schedule or the precision makes no sense.
         """
         least = {"steps": 1, "batch_tokens": 1, "batches": 1, "checkpoint_every": 1, "hold_out_every": 0, "seed": 0}
         for name, smallest in least.items():
@@ -124,6 +126,7 @@ class PretrainingSetting(NamedTuple):
             self.max_gradient_norm,
             AdamWSetting(beta2=self.beta2, eps=self.eps, weight_decay=self.weight_decay),
             label_smoothing=self.label_smoothing,
+            precision=self.precision,
         )
 
     def for_masking(self) -> MaskingSetting:
