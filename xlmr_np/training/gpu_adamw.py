@@ -30,7 +30,7 @@ class _Gradients(NamedTuple):
     arrays: list[Array]  # which must stay while kernels read them
     described: Array  # a `Gradient` in each row
     number_of_parts: int  # that cover them
-    index: Array | None  # the rows that the table's is of
+    table_index: Array | None  # the rows that the table's is of
 
 
 class GpuAdamW:
@@ -115,7 +115,7 @@ class GpuAdamW:
         update(self._gpu, self._tensors, own.described, dense_parts, clipping, self._dtype, step)
         if self._table is not None:
             table, gradient, width = self._tensors[-1, :], own.described[-1, :], self._leaves[self._table].shape[1]
-            update_rows(self._gpu, table, self._reached, gradient, own.index, clipping, width, self._dtype, step)
+            update_rows(self._gpu, table, self._reached, gradient, own.table_index, clipping, width, self._dtype, step)
         norm = float(to_numpy(clipping)[0])
         if math.isfinite(norm):
             self.steps += 1
@@ -185,6 +185,7 @@ class GpuAdamW:
         return in_rows(gradient, gradient.dtype)
 
     def _described(self, gradients: trees.Tree) -> _Gradients:
+        """Gradients as they come, for kernels."""
         given = list(trees.leaves(gradients))
         own = [self._in_rows(given[number], number) for number in self._order]
         described = self._uploaded(np.array([_described(each) for each in own], np.int64))
