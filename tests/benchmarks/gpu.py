@@ -1,15 +1,15 @@
 """How fast the GPU engine is, beside torch and transformers on the same card: python -m tests.benchmarks.gpu [--json F]
 
-Attention alone, then whole encoders of XLM-R's two shapes with random weights. Every figure is the median of runs in
+Attention alone, forward and backward, whole encoders of XLM-R's two shapes with random weights, and whole steps of
+training. Every figure is the median of runs in
 turn, timed by events of the card after warming up. A share is of the rate at which this card multiplies large matrices
 of the same type, measured in the same run. Tokens are real ones: padding counts for nothing.
 """
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests.benchmarks.gpu_timing import HEADS, WIDTH, seconds, spans_on_card
+from tests.benchmarks.gpu_training import BATCH, LENGTH, attention_gradients_alone, training_steps
 from tests.gpu.card import why_not
 from xlmr_np import XLMRobertaConfig, XLMRobertaModel
 from xlmr_np.arrays import to_device
 from xlmr_np.config import XLM_ROBERTA_BASE, XLM_ROBERTA_LARGE
-from xlmr_np.layers.attention import PackedMask, Spans
+from xlmr_np.layers.attention import PackedMask
 from xlmr_np.ops.cuda.attention import attention
 from xlmr_np.ops.cuda.cupy_gpu import CupyGpu
 from xlmr_np.ops.cuda.kernels import Kernel, LaunchShape
@@ -32,10 +34,7 @@ SHAPES = {"base": XLM_ROBERTA_BASE, "large": XLM_ROBERTA_LARGE}
 DTYPES = ("float16", "bfloat16")
 ATTENTION_LENGTHS = (128, 512, 2048, 8192)
 ATTENTION_TOKENS = 131072  # of a batch, whatever the length: at 128 a kernel then takes longer than its launch
-HEADS, WIDTH = 12, 64
 MATRIX = 8192  # rows and columns of the matrices that give the card's rate
-ROUNDS = 7  # of all contestants in turn
-SECONDS_OF_ROUND = 0.05  # that one contestant's part of a round takes at least
 
 
 class Workload(NamedTuple):
@@ -77,62 +76,12 @@ class Counting:
         return self._gpu.matmul(a, b)
 
 
-def seconds(contestants: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """The median time of a call of each, in rounds of all in turn; those that fail are left out."""
-    import cupy
-    import torch
-
-    calls: dict[str, int] = {}
-    for name, run in contestants.items():
-        with reported(name):
-            for _ in range(3):
-                run()
-            torch.cuda.synchronize()
-            calls[name] = max(1, round(SECONDS_OF_ROUND / timed(run, 3)))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(ROUNDS):
-        for name, number in calls.items():
-            with reported(name):
-                times[name].append(timed(contestants[name], number))
-    cupy.get_default_memory_pool().free_all_blocks()
-    torch.cuda.empty_cache()
-    return {name: statistics.median(each) for name, each in times.items() if len(each) == ROUNDS}
-
-
-def timed(run: Callable[[], Any], number: int) -> float:
-    """Seconds of a call, over so many, on the streams of CuPy and torch, which are both the default one."""
-    import cupy
-
-    begin, end = cupy.cuda.Event(), cupy.cuda.Event()
-    begin.record()
-    for _ in range(number):
-        run()
-    end.record()
-    end.synchronize()
-    return float(cupy.cuda.get_elapsed_time(begin, end)) / 1000 / number
-
-
-@contextmanager
-def reported(name: str) -> Iterator[None]:
-    """A peer that cannot run here is said to be missing, and the rest goes on."""
-    try:
-        yield
-    except Exception as error:
-        what = " ".join([type(error).__name__, *str(error).splitlines()[:1]])
-        print(f"  {name}: not measured ({what:.120})", flush=True)
-
-
 def matrix_rate(dtype: str) -> float:
     """Operations a second of a product of two large matrices."""
     import torch
 
     a, b = (torch.randn(MATRIX, MATRIX, device="cuda", dtype=getattr(torch, dtype)) for _ in range(2))
     return 2 * MATRIX**3 / seconds({"product": lambda: a @ b})["product"]
-
-
-def spans_on_card(lengths: list[int]) -> Spans:
-    sizes = np.array(lengths, np.int64)
-    return Spans(to_device(sizes.cumsum() - sizes, "cuda:0"), to_device(sizes, "cuda:0"))
 
 
 def attention_alone(dtype: str, lengths: list[int]) -> dict[str, Any]:
@@ -244,7 +193,7 @@ def encoders(name: str, dtype: str, checkpoint: Path, compiles: bool) -> Iterato
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write what has been measured to this file, row by row")
-    parser.add_argument("--only", choices=["attention", *SHAPES], help="measure this part alone")
+    parser.add_argument("--only", choices=["attention", *SHAPES, "training"], help="measure this part alone")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes")
     arguments = parser.parse_args()
     reason = why_not()
@@ -284,20 +233,44 @@ def main() -> None:
             for workload in WORKLOADS[-2:]:
                 found = attention_alone(dtype, workload.lengths())
                 report(f"attention, {dtype}, {workload}", found, _rates(found))
+        print("\nIts backward pass, TFLOP/s", flush=True)
+        for dtype in DTYPES:
+            for length in ATTENTION_LENGTHS[:3]:
+                found = attention_gradients_alone(dtype, [length] * (ATTENTION_TOKENS // length))
+                report(f"attention backward, {dtype}, {length}", found, _rates(found))
 
     for shape in SHAPES if arguments.only is None else {arguments.only} & SHAPES.keys():
         print(f"\n{shape}: thousand tokens a second, share of the rate of products, peak memory", flush=True)
         with TemporaryDirectory() as directory:
-            SHAPES[shape].save_pretrained(directory)
-            torch.manual_seed(0)
-            random = transformers.XLMRobertaModel(
-                transformers.XLMRobertaConfig.from_pretrained(directory), add_pooling_layer=False
-            )
-            random.half().save_pretrained(directory)
-            del random
+            _save_random(shape, directory)
             for dtype in DTYPES:
                 for workload, found in encoders(shape, dtype, Path(directory), not arguments.no_compile):
                     report(f"{shape}, {dtype}, {workload}", found, _speeds(found, rates[dtype]))
+
+    if arguments.only in (None, "training"):
+        print(f"\nTraining, base, {BATCH} x {LENGTH}, bfloat16: milliseconds a step, peak memory", flush=True)
+        with TemporaryDirectory() as directory:
+            _save_random("base", directory)
+            for what, found in training_steps(Path(directory)):
+                report(f"{what}, base, bfloat16, {BATCH} x {LENGTH}", found, _steps(found))
+
+
+def _save_random(shape: str, directory: str) -> None:
+    """A checkpoint with random weights."""
+    import torch
+    import transformers
+
+    SHAPES[shape].save_pretrained(directory)
+    torch.manual_seed(0)
+    config = transformers.XLMRobertaConfig.from_pretrained(directory)
+    transformers.XLMRobertaModel(config, add_pooling_layer=False).half().save_pretrained(directory)
+
+
+def _steps(found: dict[str, Any]) -> list[str]:
+    return [
+        f"{contestant} {1e3 * each['seconds']:.1f} ms, {each['peak bytes'] / 2**20:,.0f} MiB"
+        for contestant, each in found.items()
+    ]
 
 
 def _rates(found: dict[str, Any]) -> list[str]:
