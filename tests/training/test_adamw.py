@@ -78,6 +78,41 @@ def test_clipping_leaves_small_gradients_alone(norm: float) -> None:
     assert clipping_factor(norm, 1.0) == pytest.approx(min(1.0, 1 / (norm + 1e-6)), rel=1e-15)  # one rounding
 
 
+@pytest.mark.parametrize("largest_norm", [30.0, 1e4])
+def test_a_clipped_update_clips_what_the_loss_was_scaled_by(largest_norm: float) -> None:
+    """As norm, factor and update one after the other; a power of two changes no bit."""
+    ours, theirs = own(), own()
+    one, other = (AdamW(each, DECAYS, SETTING, Threads(1)) for each in (ours, theirs))
+    for step in range(3):
+        gradients = gradients_of(step)
+        rows = RowSparse(gradients.table.index, 1024 * gradients.table.rows, VOCABULARY)
+        scaled = Params(rows, 1024 * gradients.weight, 1024 * gradients.bias)
+        norm = one.clipped_update(scaled, rate_of(step), largest_norm, 1024.0, [np.float32(2.5)])
+        assert norm == one.norm(gradients) == global_norm(gradients)
+        assert (norm > largest_norm) == (largest_norm == 30.0)
+        other.update(gradients, rate_of(step), clipping_factor(norm, largest_norm))
+        for our, their in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(our, their)
+
+
+@pytest.mark.parametrize("is_lazy", [False, True])
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+@pytest.mark.parametrize("where", ["table", "bias", "a loss"])
+def test_what_is_not_finite_changes_nothing(where: str, bad: float, is_lazy: bool) -> None:
+    params = own(is_lazy=is_lazy)
+    optimizer = AdamW(params, DECAYS, SETTING, Threads(1))
+    optimizer.clipped_update(gradients_of(0), 0.1, 1.0)
+    before = [np.array(each) for each in (*params, *optimizer.state().values())]
+    gradients, losses = gradients_of(5), [np.array(bad if where == "a loss" else 1.0)]
+    if where != "a loss":
+        (gradients.bias if where == "bias" else gradients.table.rows)[-1] = bad
+    assert not np.isfinite(optimizer.norm(gradients, losses))
+    assert not np.isfinite(optimizer.clipped_update(gradients, 0.1, 1.0, 1.0, losses))
+    assert optimizer.steps == 1
+    for ours, theirs in zip((*params, *optimizer.state().values()), before, strict=True):
+        np.testing.assert_array_equal(np.array(ours), theirs)
+
+
 @pytest.mark.parametrize("saved_after", [None, 1, 10, 24])
 def test_lazy_rows_equal_dense_ones_for_every_reader(saved_after: int | None) -> None:
     """To 1e-12, at every step, rows that were never reached among them; saving in between changes nothing."""
