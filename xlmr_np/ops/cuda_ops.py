@@ -34,7 +34,7 @@ def embed_forward(
     dropout: None = None,
 ) -> tuple[Float[Array, "*batch D"], None]:
     """See `layers.embeddings.embeddings_forward`; an index outside its table gives a row of NaN."""
-    rows = embeddings.embed(gpu, _flat(ids), _flat(token_types), _flat(positions), params, eps)
+    rows, _ = embeddings.embed(gpu, _flat(ids), _flat(token_types), _flat(positions), params, eps)
     return _tokens(rows, ids.shape), None
 
 
@@ -126,7 +126,7 @@ def _add_norm(
     gpu: Gpu, x: Float[Array, "N in"], residual: Float[Array, "N D"], params: AddNormParams, eps: float
 ) -> Float[Array, "N D"]:
     product = _product(gpu, x, params.linear)
-    return norms.add_norm(gpu, product, params.linear.bias, residual, params.layer_norm, eps)
+    return norms.add_norm(gpu, product, params.linear.bias, residual, params.layer_norm, eps)[0]
 
 
 def feed_forward_forward(
@@ -147,7 +147,7 @@ def layer_norm_forward(
     gpu: Gpu, x: Float[Array, "*batch D"], params: LayerNormParams, eps: float
 ) -> tuple[Float[Array, "*batch D"], None]:
     """See `layers.layer_norm.layer_norm_forward`."""
-    return _tokens(norms.layer_norm(gpu, _rows(x), params, eps), x.shape[:-1]), None
+    return _tokens(norms.layer_norm(gpu, _rows(x), params, eps)[0], x.shape[:-1]), None
 
 
 def vocabulary_top_k_forward(gpu: Gpu, x: Float[Array, "N D"], params: LinearParams, k: int) -> tuple[TopK, None]:

@@ -61,16 +61,47 @@ __device__ __forceinline__ Number* kept_row_of_warp(int width) {
   return reinterpret_cast<Number*>(shared_memory) + threadIdx.x / 32 * numbers;
 }
 
+// Rounds the numbers to vector number `vector` of a row.
+template <class T, int LENGTH>
+__device__ __forceinline__ void store_vector(T* __restrict__ row, int vector,
+                                             const typename Wide<T>::type (&numbers)[LENGTH]) {
+  Vector<T, LENGTH> rounded;
+#pragma unroll
+  for (int i = 0; i < LENGTH; ++i) rounded.elements[i] = from_wide<T>(numbers[i]);
+  reinterpret_cast<Vector<T, LENGTH>*>(row)[vector] = rounded;
+}
+
+// The same in the wide type, 16 bytes at a time where there are as many.
+template <int LENGTH, class Number>
+__device__ __forceinline__ void store_wide_vector(Number* __restrict__ row, int vector,
+                                                  const Number (&numbers)[LENGTH]) {
+  constexpr int MOST = 16 / sizeof(Number), TOGETHER = LENGTH < MOST ? LENGTH : MOST;
+#pragma unroll
+  for (int first = 0; first < LENGTH; first += TOGETHER) {
+    Vector<Number, TOGETHER> part;
+#pragma unroll
+    for (int i = 0; i < TOGETHER; ++i) part.elements[i] = numbers[first + i];
+    *reinterpret_cast<Vector<Number, TOGETHER>*>(row + static_cast<long long>(vector) * LENGTH + first) = part;
+  }
+}
+
+// What layer_norm_of_row does with a vector beside storing it where there is no training: nothing.
+struct Unobserved {
+  template <class Numbers>
+  __device__ __forceinline__ void operator()(Numbers&, Numbers&, int) const {}
+};
+
 // LayerNorm of one row by one warp, with the mean and then the variance each from a pass over the row of their own, as
 // in layers.layer_norm. `add_to(sums, vector)` adds the row's vector of that number to zeros; it is asked once, and the
 // result is kept in shared memory: lane by lane side by side, so that there are no bank conflicts, and each lane reads
-// only what it has written itself, so that there is no barrier.
-template <class T, int LENGTH, class AddTo>
-__device__ __forceinline__ void layer_norm_of_row(
+// only what it has written itself, so that there is no barrier. `observe(normalized, results, vector)` sees each vector
+// of normalised numbers, and may change the results before they are rounded. Returns the inverse standard deviation.
+template <class T, int LENGTH, class AddTo, class Observe = Unobserved>
+__device__ __forceinline__ typename Wide<T>::type layer_norm_of_row(
     AddTo add_to, typename Wide<T>::type* kept,  // kept_row_of_warp<Number, LENGTH>(width)
     const T* __restrict__ weight, const T* __restrict__ bias, typename Wide<T>::type eps,
     T* __restrict__ result,  // the row
-    int width) {
+    int width, Observe observe = Observe()) {
   using Number = typename Wide<T>::type;
   const int lane = threadIdx.x & 31, vectors = width / LENGTH;
   Number* own = kept + lane;
@@ -100,11 +131,14 @@ __device__ __forceinline__ void layer_norm_of_row(
   for (int vector = lane, place = 0; vector < vectors; vector += 32) {
     const Vector<T, LENGTH> scales = vector_of_row<LENGTH>(weight, vector);
     const Vector<T, LENGTH> shifts = vector_of_row<LENGTH>(bias, vector);
-    Vector<T, LENGTH> normalized;
+    Number normalized[LENGTH], results[LENGTH];
 #pragma unroll
-    for (int i = 0; i < LENGTH; ++i, place += 32)
-      normalized.elements[i] = from_wide<T>((own[place] - mean) * inverse_std * to_wide(scales.elements[i]) +
-                                            to_wide(shifts.elements[i]));
-    reinterpret_cast<Vector<T, LENGTH>*>(result)[vector] = normalized;
+    for (int i = 0; i < LENGTH; ++i, place += 32) {
+      normalized[i] = (own[place] - mean) * inverse_std;
+      results[i] = normalized[i] * to_wide(scales.elements[i]) + to_wide(shifts.elements[i]);
+    }
+    observe(normalized, results, vector);
+    store_vector(result, vector, results);
   }
+  return inverse_std;
 }
