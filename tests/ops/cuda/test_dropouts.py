@@ -5,7 +5,7 @@ import pytest
 
 from tests.cuda_emulator import EmulatedGpu, why_not
 from xlmr_np.layers.dropout import Dropout, Philox, TokenKey, attention_keep, dropout_forward
-from xlmr_np.ops.cuda.dropouts import drops, key_arguments, token_arguments
+from xlmr_np.ops.cuda.dropouts import drops, key_arguments, probability_arguments, token_arguments
 from xlmr_np.ops.cuda.kernels import Kernel, LaunchShape
 from xlmr_np.ops.cuda.sources import source
 
@@ -102,3 +102,7 @@ def test_bits_without_a_key_are_refused() -> None:
         key_arguments(Dropout(0.5, np.ones(3, bool)), np.dtype(np.float32))
     with pytest.raises(TypeError, match="by a TokenKey"):
         token_arguments(Dropout(0.5, Philox(1, 2)), np.dtype(np.float32))
+    places = np.zeros(3, np.int64)
+    for keep in (np.ones(3, bool), TokenKey(Philox(1, 2), places, places)):
+        with pytest.raises(TypeError, match="drops by a Philox"):
+            probability_arguments(Dropout(0.5, keep), np.dtype(np.float32))

@@ -1,10 +1,10 @@
 // Attention by tiles with an online softmax: the scores never leave the registers.
 //
-// Equals: layers.attention.attention_forward on packed sentences, softmax(query keyᵀ / √W + bias) value for each
-//   sentence and head; a query that sees no key gets zeros. Also gives log Σ exp of each row of scores, for the
+// Equals: layers.attention.attention_forward on packed sentences, dropout(softmax(query keyᵀ / √W + bias)) value for
+//   each sentence and head; a query that sees no key gets zeros. Also gives log Σ exp of each row of scores, for the
 //   backward pass.
 //   The scheme, ATT.10 to ATT.12 of docs/derivations/attention.md, is FlashAttention-2's (Dao 2023, arXiv:2307.08691).
-// Fuses: scores, scale, bias, causal mask, softmax, average.
+// Fuses: scores, scale, bias, causal mask, softmax, dropout, average.
 // Block map: grid (tiles of queries, heads), see tiles.cuh; a block of WARPS warps takes QUERY_TILE queries of a
 //   sentence and walks over its keys, KEY_TILE at a time; a warp takes QUERY_TILE / WARPS of the queries, 16 in a block
 //   of rows, and all keys. What a lane holds of them: see multiply_accumulate in primitives.cuh.
@@ -12,14 +12,16 @@
 //   worked on. A row of a tile lies in chunks of 16 bytes, permuted so that eight rows meet each bank once.
 // Architectures: sm_80 sm_90a sm_100
 // Tolerance: probabilities and results are rounded to T (by 2^-11 of themselves for float16, 2^-8 for bfloat16), sums
-//   are float32: three such roundings of the largest value; log Σ exp to 2e-5.
+//   are float32: three such roundings of the largest value, which dropout multiplies; log Σ exp to 2e-5.
+#include "dropout.cuh"
 #include "tensor_tiles.cuh"
 #include "tiles.cuh"
 
 constexpr float LOWEST = -1e30f;  // below every score; finite, so that a difference of two is no NaN
 constexpr float LN_2 = 0.6931471805599453f;
 
-template <class T, int WIDTH, int QUERY_TILE, int KEY_TILE, int WARPS, bool IS_CAUSAL, bool HAS_BIAS>
+// With dropout, `is_causal` says at run time what IS_CAUSAL says without, and IS_CAUSAL is true.
+template <class T, int WIDTH, int QUERY_TILE, int KEY_TILE, int WARPS, bool IS_CAUSAL, bool HAS_BIAS, bool HAS_DROPOUT>
 __global__ void __launch_bounds__(WARPS * 32) attention_forward(
     const T* __restrict__ query, const T* __restrict__ key, const T* __restrict__ value,  // rows of all heads
     long long query_stride, long long key_stride, long long value_stride,                 // from row to row
@@ -28,6 +30,7 @@ __global__ void __launch_bounds__(WARPS * 32) attention_forward(
     const T* __restrict__ bias, long long bias_of_sentence, long long bias_of_head, long long bias_of_query,
     long long bias_of_key,               // strides of the bias [B, H, T, S]; 0 where it is the same for all
     float scale,                         // 1 / √W
+    int is_causal, unsigned key_low, unsigned key_high, unsigned threshold, float dropout_scale,  // a DropoutKey
     T* __restrict__ context,             // [N, H, W]
     float* __restrict__ log_sum_exp,     // [H, N], or null
     long long number_of_queries) {       // N
@@ -45,7 +48,7 @@ __global__ void __launch_bounds__(WARPS * 32) attention_forward(
   const long long first_row = query_starts[tile.sentence] + tile.first_query;
   const T* own_keys = key + key_starts[tile.sentence] * key_stride + head * WIDTH;
   const T* own_values = value + key_starts[tile.sentence] * value_stride + head * WIDTH;
-  const int offset = keys - queries;  // causal: query i sees the keys up to i + offset
+  const int offset = HAS_DROPOUT && !is_causal ? keys : keys - queries;  // query i sees the keys up to i + offset
   int key_tile_count = (keys + KEY_TILE - 1) / KEY_TILE;
   if (IS_CAUSAL) {
     const int seen = tile.first_query + QUERY_TILE + offset;  // by the last query, at most; may be negative
@@ -73,6 +76,7 @@ __global__ void __launch_bounds__(WARPS * 32) attention_forward(
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x & 31;
   const int lane_row = lane / 4, lane_column = (lane & 3) * 2, warp_row = warp * ROW_BLOCKS * 16;
+  const DropoutKey<float> dropout{key_low, key_high, threshold, dropout_scale};
   const float factor = HAS_BIAS ? LOG2_E : scale * LOG2_E;
   unsigned query_fragments[ROW_BLOCKS][WIDTH_STEPS][4];
   float sums[ROW_BLOCKS][FEATURES][4];  // Σ exp(score - largest) value
@@ -171,16 +175,27 @@ __global__ void __launch_bounds__(WARPS * 32) attention_forward(
     __syncthreads();
     copy_values(number + 1);
 
-    // sums += probabilities value: what two columns of scores hold of a row is what a step's left fragment wants
+    // sums += probabilities value, where dropout's scale comes when all are summed: what two columns of scores hold of a row is what a step's left fragment wants
 #pragma unroll
     for (int step = 0; step < KEY_STEPS; ++step) {
       unsigned probabilities[ROW_BLOCKS][4];
 #pragma unroll
-      for (int block = 0; block < ROW_BLOCKS; ++block)
+      for (int block = 0; block < ROW_BLOCKS; ++block) {
+        if (HAS_DROPOUT) {
+#pragma unroll
+          for (int column = 2 * step; column < 2 * step + 2; ++column) {
+            const unsigned kept = kept_of_fragment(dropout, tile.first_query + warp_row + block * 16,
+                                                   first_key + column * 8, head, tile.sentence);
+#pragma unroll
+            for (int i = 0; i < 4; ++i)
+              if (!(kept >> i & 1)) scores[block][column][i] = 0.f;
+          }
+        }
 #pragma unroll
         for (int i = 0; i < 4; ++i)
           probabilities[block][i] = pack2<T>(scores[block][2 * step + i / 2][2 * (i & 1)],
                                              scores[block][2 * step + i / 2][2 * (i & 1) + 1]);
+      }
 #pragma unroll
       for (int feature = 0; feature < FEATURES; feature += 2) {
         unsigned fragments[4];  // of 16 keys, for two columns of features
@@ -205,7 +220,7 @@ __global__ void __launch_bounds__(WARPS * 32) attention_forward(
       total += __shfl_xor_sync(ALL_LANES, total, 2);
       const int own_query = warp_row + block * 16 + lane_row + row * 8;
       if (tile.first_query + own_query >= queries) continue;
-      const float inverse = total == 0.f ? 0.f : 1.f / total;  // a NaN stays one
+      const float inverse = total == 0.f ? 0.f : (HAS_DROPOUT ? dropout.scale : 1.f) / total;  // a NaN stays one
       T* own_context = context + ((first_row + own_query) * heads + head) * WIDTH + lane_column;
 #pragma unroll
       for (int feature = 0; feature < FEATURES; ++feature)

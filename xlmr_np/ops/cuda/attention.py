@@ -10,7 +10,9 @@ from jaxtyping import Float
 
 from xlmr_np.arrays import Array, array_namespace
 from xlmr_np.layers.attention import PackedMask
+from xlmr_np.layers.dropout import Dropout
 
+from .dropouts import drops, probability_arguments
 from .kernels import Gpu, Kernel, LaunchShape
 from .rows import MOST_SHARED_MEMORY, in_rows, row_stride, vector_length, vector_lengths, with_whole_rows
 from .types import c_type
@@ -43,6 +45,7 @@ def attention(
     mask: PackedMask,
     bias: Float[Array, "#B #H #T #S"] | None = None,
     with_log_sum_exp: bool = False,
+    dropout: Dropout | None = None,
 ) -> tuple[Float[Array, "N H W"], Float[Array, "H N"] | None]:
     """The context of packed sentences, as `layers.attention.attention_forward` defines it.
 
@@ -56,9 +59,11 @@ def attention(
             queries and keys. Minus infinity hides a key.
         with_log_sum_exp: also return the logarithm of the sum of the exponentials of each row of scores, as training
             needs it; it is in the type that sums are in, and minus infinity where a query sees no key.
+        dropout: on the probabilities, by a `Philox` (DO.4); their logarithms are those before.
 
     Raises:
-        ValueError: heads are wider than 256.
+        ValueError: heads are wider than 256, or there are both a bias and a dropout.
+        TypeError: `dropout` goes by something else than a `Philox`.
     """
     xp = array_namespace(query, key, value)
     assert query.dtype == key.dtype == value.dtype, "one kernel reads all of them"
@@ -68,6 +73,9 @@ def attention(
         raise ValueError(
             f"Heads of width {width} are too wide for the GPU kernels, which take up to {WIDEST_HEAD}; use the CPU."
         )
+    has_dropout, dropout_key = drops(dropout), probability_arguments(dropout, query.dtype)
+    if has_dropout and bias is not None:
+        raise ValueError("The GPU kernels of attention take a bias or a dropout, not both at once.")
     wide = xp.float64 if query.dtype == xp.float64 else xp.float32
     context = xp.empty(query.shape, dtype=query.dtype, device=query.device)
     log_sum_exp = xp.empty((heads, number), dtype=wide, device=query.device) if with_log_sum_exp else None
@@ -85,18 +93,20 @@ def attention(
         tiles = QUERY_TILES[width]
         are_long = number > tiles.short * sentences  # on the average
         tile = tiles.long if are_long and bias is None else tiles.short
-        kernel = _tensor_core_kernel(query.dtype.name, width, tile, mask.is_causal, bias is not None)
-        arguments += [np.float32(width**-0.5), *results]
+        kernel = _tensor_core_kernel(query.dtype.name, width, tile, mask.is_causal, bias is not None, has_dropout)
+        arguments += [np.float32(width**-0.5), np.int32(mask.is_causal), *dropout_key, *results]
         block, shared_memory = WARPS * 32, (tile + 4 * KEY_TILE) * width * 2
     else:
         arguments += [np.float64(width**-0.5), *results, np.int32(width), np.int32(mask.is_causal)]
         numbers = PLAIN_QUERIES * width + PLAIN_KEYS * (width + 1) + PLAIN_KEYS * width
         shared_memory = numbers * np.dtype(wide).itemsize
         if are_few or shared_memory > MOST_SHARED_MEMORY:
-            kernel = _decode_kernel(query.dtype.name, _vector_length(query, key, value))
+            kernel = _decode_kernel(query.dtype.name, _vector_length(query, key, value), has_dropout)
+            arguments += dropout_key
             tile, block, shared_memory = 1, DECODE_THREADS, 0
         else:
             kernel, tile, block = _plain_kernel(query.dtype.name, width), PLAIN_QUERIES, PLAIN_QUERIES * 32
+            arguments += [np.int32(has_dropout), *dropout_key]
     gpu.launch(kernel, LaunchShape((number // tile + sentences, heads), (block,), shared_memory), arguments)
     return context, log_sum_exp
 
@@ -118,8 +128,11 @@ def _bias_strides(bias: Float[Array, "#B #H #T #S"] | None) -> list[np.int64]:
 
 
 @cache
-def _tensor_core_kernel(dtype: str, width: int, tile: int, is_causal: bool, has_bias: bool) -> Kernel:
-    flags = ", ".join("true" if flag else "false" for flag in (is_causal, has_bias))
+def _tensor_core_kernel(
+    dtype: str, width: int, tile: int, is_causal: bool, has_bias: bool, has_dropout: bool
+) -> Kernel:
+    """With dropout, one instance for both values of `is_causal`, which it is told at run time."""
+    flags = ", ".join("true" if flag else "false" for flag in (is_causal or has_dropout, has_bias, has_dropout))
     name = f"attention_forward<{c_type(dtype)}, {width}, {tile}, {KEY_TILE}, {WARPS}, {flags}>"
     return Kernel("attention.cu", name)
 
@@ -131,17 +144,23 @@ def _plain_kernel(dtype: str, width: int) -> Kernel:
 
 
 @cache
-def _decode_kernel(dtype: str, length: int) -> Kernel:
-    return Kernel("attention_decode.cu", f"attention_decode_forward<{c_type(dtype)}, {length}>")
+def _decode_kernel(dtype: str, length: int, has_dropout: bool) -> Kernel:
+    """With dropout always by single elements: few queries come in training by accident, and are not worth instances."""
+    length, flag = (1, "true") if has_dropout else (length, "false")
+    return Kernel("attention_decode.cu", f"attention_decode_forward<{c_type(dtype)}, {length}, {flag}>")
 
 
 def kernels() -> Iterator[Kernel]:
     """All instances that `attention` may launch."""
-    flags = (False, True)
-    for dtype, (width, tiles), is_causal, has_bias in product(TENSOR_CORE_TYPES, QUERY_TILES.items(), flags, flags):
+    flags = [*product((False, True), (False, True), (False,)), (True, False, True)]
+    for dtype, (width, tiles), (is_causal, has_bias, has_dropout) in product(
+        TENSOR_CORE_TYPES, QUERY_TILES.items(), flags
+    ):
         for tile in {tiles.short} if has_bias else sorted(set(tiles)):
-            yield _tensor_core_kernel(dtype, width, tile, is_causal, has_bias)
+            yield _tensor_core_kernel(dtype, width, tile, is_causal, has_bias, has_dropout)
     for dtype, features in product(PLAIN_TYPES, PLAIN_FEATURES):
         yield _plain_kernel(dtype, 32 * features)
     for dtype, length in vector_lengths():
-        yield _decode_kernel(dtype, length)
+        yield _decode_kernel(dtype, length, has_dropout=False)
+    for dtype in PLAIN_TYPES:
+        yield _decode_kernel(dtype, 1, has_dropout=True)

@@ -1,11 +1,11 @@
 // Attention for steps of cached decoding, where a sentence has one query or none, and many keys: the work is to read
 // keys and values once, and tensor cores would have nothing to share.
 //
-// Equals: layers.attention.attention_forward on packed sentences, as attention.cu does, with bias, mask and log Σ exp.
+// Equals: layers.attention.attention_forward on packed sentences, as attention.cu does, with bias, mask, dropout and log Σ exp.
 //   It is right for any number of queries, and fast for few.
 //   The scheme is that of "Flash-Decoding for long-context inference" (Dao et al. 2023) within a block: softmaxes over
 //   parts of the keys, ATT.10 to ATT.12 of docs/derivations/attention.md, that ATT.13 merges.
-// Fuses: scores, scale, bias, causal mask, softmax, average.
+// Fuses: scores, scale, bias, causal mask, softmax, dropout, average.
 // Block map: grid (tiles of one query, heads), see tiles.cuh; a block takes the query, and its WARPS warps share out
 //   the keys. In a warp as many lanes as a row has parts of FEATURES features are a group, which takes a key; a lane
 //   loads its part as vectors of LENGTH elements (16 bytes, or a single element where rows are not aligned to that),
@@ -14,6 +14,7 @@
 // Architectures: sm_80 sm_90a sm_100
 // Tolerance: sums in float32 (float64 for float64) in another order: 5e-6 (1e-13) of the largest value, and for half
 //   types half a unit of the result's last place more.
+#include "dropout.cuh"
 #include "primitives.cuh"
 #include "rows.cuh"
 #include "tiles.cuh"
@@ -29,7 +30,7 @@ __device__ __forceinline__ Number rescaling(Number largest, Number highest) {
   return largest == highest ? Number(1) : exp(largest - highest);  // also where both are -inf
 }
 
-template <class T, int LENGTH>
+template <class T, int LENGTH, bool HAS_DROPOUT>
 __global__ void __launch_bounds__(THREADS, 2) attention_decode_forward(
     const T* __restrict__ query, const T* __restrict__ key, const T* __restrict__ value,
     long long query_stride, long long key_stride, long long value_stride,
@@ -41,7 +42,8 @@ __global__ void __launch_bounds__(THREADS, 2) attention_decode_forward(
     T* __restrict__ context,                            // [N, H, W]
     typename Wide<T>::type* __restrict__ log_sum_exp,   // [H, N], or null
     long long number_of_queries,                        // N
-    int width, int is_causal) {
+    int width, int is_causal,
+    unsigned key_low, unsigned key_high, unsigned threshold, typename Wide<T>::type dropout_scale) {  // a DropoutKey
   using Number = typename Wide<T>::type;
   constexpr int VECTORS = FEATURES / LENGTH, KEYS = (LENGTH + 1) / 2;  // 64 bytes of keys at one time, or one key
   __shared__ Number largest_of_warps[WARPS], totals_of_warps[WARPS], sums_of_warps[WARPS][WIDEST];
@@ -56,6 +58,8 @@ __global__ void __launch_bounds__(THREADS, 2) attention_decode_forward(
   const T* own_values = value + key_starts[tile.sentence] * value_stride + head * width;
   const T* own_bias = bias + (tile.sentence * bias_of_sentence + head * bias_of_head + own_query * bias_of_query);
   const int seen = is_causal ? min(keys, own_query + 1 + keys - queries) : keys;  // by this query; may be negative
+
+  const DropoutKey<Number> dropout{key_low, key_high, threshold, dropout_scale};
 
   int lanes = 1;  // of a group
   while (lanes * FEATURES < width) lanes *= 2;
@@ -117,9 +121,12 @@ __global__ void __launch_bounds__(THREADS, 2) attention_decode_forward(
     raise_largest(highest);
 #pragma unroll
     for (int i = 0; i < KEYS; ++i) {
-      if (first_key + i * groups + group >= seen) break;
+      const int own_key = first_key + i * groups + group;
+      if (own_key >= seen) break;
       const Number probability = scores[i] == -INFINITY ? Number(0) : exp(scores[i] - largest);
       total += probability;
+      // dropout's scale comes when all are summed
+      if (HAS_DROPOUT && !is_kept(dropout, own_key, own_query, head, tile.sentence)) continue;
 #pragma unroll
       for (int j = 0; j < FEATURES; ++j)
         sums[j] += probability * to_wide(loaded_values[i][j / LENGTH].elements[j % LENGTH]);
@@ -154,8 +161,9 @@ __global__ void __launch_bounds__(THREADS, 2) attention_decode_forward(
     block_total += rescale * totals_of_warps[i];
     block_sum += rescale * sums_of_warps[i][threadIdx.x];
   }
+  const Number scale_of_sums = HAS_DROPOUT ? dropout.scale : Number(1);
   context[(own_row * heads + head) * width + threadIdx.x] =
-      from_wide<T>(block_total == 0 ? Number(0) : block_sum / block_total);  // a NaN stays one
+      from_wide<T>(block_total == 0 ? Number(0) : block_sum / block_total * scale_of_sums);  // a NaN stays one
   if (log_sum_exp != nullptr && threadIdx.x == 0)
     log_sum_exp[head * number_of_queries + own_row] = block_total == 0 ? -INFINITY : highest + log(block_total);
 }

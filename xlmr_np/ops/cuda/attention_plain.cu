@@ -1,14 +1,15 @@
 // Attention for the types and head widths that have no tiles for tensor cores: float32 and float64 without any rounding
 // of their products (no TF32), and half types of other widths than 32, 64 and 128.
 //
-// Equals: layers.attention.attention_forward on packed sentences, as attention.cu does, with bias, mask and log Σ exp.
-// Fuses: scores, scale, bias, causal mask, softmax, average.
+// Equals: layers.attention.attention_forward on packed sentences, as attention.cu does, with bias, mask, dropout and log Σ exp.
+// Fuses: scores, scale, bias, causal mask, softmax, dropout, average.
 // Block map: grid (tiles of QUERIES queries, heads), see tiles.cuh; a block shares KEYS keys and values at a time in
 //   shared memory, a warp takes one query: for the scores a lane takes one key, for the average FEATURES features, 32
 //   apart.
 // Architectures: sm_80 sm_90a sm_100
 // Tolerance: sums in float32 (float64 for float64) in another order: 5e-6 (1e-13) of the largest value, and for half
 //   types half a unit of the result's last place more.
+#include "dropout.cuh"
 #include "primitives.cuh"
 #include "rows.cuh"
 #include "tiles.cuh"
@@ -27,7 +28,9 @@ __global__ void __launch_bounds__(QUERIES * 32) attention_plain_forward(
     T* __restrict__ context,                            // [N, H, W]
     typename Wide<T>::type* __restrict__ log_sum_exp,   // [H, N], or null
     long long number_of_queries,                        // N
-    int width, int is_causal) {
+    int width, int is_causal,
+    int has_dropout, unsigned key_low, unsigned key_high, unsigned threshold,
+    typename Wide<T>::type dropout_scale) {  // a DropoutKey
   using Number = typename Wide<T>::type;
   extern __shared__ __align__(128) unsigned char shared_memory[];
   Number* own_query_row = reinterpret_cast<Number*>(shared_memory) + threadIdx.x / 32 * width;
@@ -50,11 +53,13 @@ __global__ void __launch_bounds__(QUERIES * 32) attention_plain_forward(
   for (int feature = lane; is_real && feature < width; feature += 32)
     own_query_row[feature] = static_cast<Number>(scale) * to_wide(own_query_values[feature]);
 
+  const DropoutKey<Number> dropout{key_low, key_high, threshold, dropout_scale};
   Number sums[FEATURES], largest = -INFINITY, total = 0;
 #pragma unroll
   for (int i = 0; i < FEATURES; ++i) sums[i] = 0;
   for (int first_key = 0; first_key < seen_by_tile; first_key += KEYS) {
     const int tile_keys = min(KEYS, keys - first_key);
+    const bool is_dropped = has_dropout && !is_kept(dropout, first_key + lane, own_query, head, tile.sentence);
     __syncthreads();  // nobody reads the tile before any more; queries are there after the next
     for (int place = threadIdx.x; place < tile_keys * width; place += QUERIES * 32) {
       const int row = place / width, feature = place % width;
@@ -75,12 +80,13 @@ __global__ void __launch_bounds__(QUERIES * 32) attention_plain_forward(
     const Number highest = max_of_warp(larger(score, largest));
     const Number probability = score == -INFINITY ? Number(0) : exp(score - highest);  // also where both are -inf
     const Number rescale = largest == highest ? Number(1) : exp(largest - highest);
+    const Number own_weight = is_dropped ? Number(0) : probability;  // dropout's scale comes when all are summed
     largest = highest;
     total = total * rescale + sum_of_warp(probability);
 #pragma unroll
     for (int i = 0; i < FEATURES; ++i) sums[i] *= rescale;
     for (int row = 0; row < tile_keys; ++row) {
-      const Number weight = __shfl_sync(ALL_LANES, probability, row);
+      const Number weight = __shfl_sync(ALL_LANES, own_weight, row);
 #pragma unroll
       for (int i = 0; i < FEATURES; ++i)
         if (lane + 32 * i < width) sums[i] += weight * value_tile[row * width + lane + 32 * i];
@@ -88,11 +94,12 @@ __global__ void __launch_bounds__(QUERIES * 32) attention_plain_forward(
   }
 
   if (!is_real) return;
+  const Number scale_of_sums = has_dropout ? dropout.scale : Number(1);
 #pragma unroll
   for (int i = 0; i < FEATURES; ++i)
     if (lane + 32 * i < width)
       context[(own_row * heads + head) * width + lane + 32 * i] =
-          from_wide<T>(total == 0 ? Number(0) : sums[i] / total);  // a NaN stays one
+          from_wide<T>(total == 0 ? Number(0) : sums[i] / total * scale_of_sums);  // a NaN stays one
   if (log_sum_exp != nullptr && lane == 0)
     log_sum_exp[head * number_of_queries + own_row] = total == 0 ? -INFINITY : largest + log(total);
 }

@@ -44,7 +44,7 @@ __device__ __forceinline__ bool is_kept(const DropoutKey<Number>& key, unsigned 
 }
 
 // Which of its four elements a lane keeps of an accumulator of multiply_accumulate, [16 rows, 8 columns] from first_row
-// and first_column, a multiple of 8, on: bit i is that of c[i]. Neighbouring lanes hold the two halves of two blocks, so
+// and first_column, a multiple of 8, on: bit i is that of c[i]. Neighbouring lanes hold the two halves of two blocks:
 // each draws one, and they tell each other. All lanes of a warp ask together.
 template <class Number>
 __device__ __forceinline__ unsigned kept_of_fragment(const DropoutKey<Number>& key, unsigned first_row,

@@ -33,6 +33,17 @@ def key_arguments(dropout: Dropout | None, dtype: Any) -> list[Any]:
     return [np.uint32(key.low), np.uint32(key.high), np.uint32(_threshold(dropout.rate)), wide(scale)]
 
 
+def probability_arguments(dropout: Dropout | None, dtype: Any) -> list[Any]:
+    """Those of `key_arguments` for kernels of attention, which know themselves where their probabilities stand.
+
+    Raises:
+        TypeError: `keep` is no `Philox`.
+    """
+    if dropout is not None and drops(dropout) and not isinstance(dropout.keep, Philox):
+        raise TypeError("On a GPU, packed attention drops by a Philox, and by no TokenKey and no bits.")
+    return key_arguments(dropout, dtype)
+
+
 def token_arguments(dropout: Dropout | None, dtype: Any) -> list[Any]:
     """Those of `key_arguments`, then the sentence and the row of each token, which are None where nothing is dropped.
 
