@@ -1,11 +1,11 @@
-"""The gradients of packed attention in float64, cases for the kernels that compute them, and how far those may be off."""
+"""The gradients of packed attention in float64, and cases for the kernels that compute them."""
 
 from typing import NamedTuple
 
 import numpy as np
 
 from tests.ops.cuda import test_attention as forward
-from xlmr_np.layers.attention import PackedMask, attention_backward, attention_forward
+from xlmr_np.layers.attention import PackedMask, attention_backward, attention_forward, sentence_slices
 from xlmr_np.layers.dropout import Dropout, Philox
 
 
@@ -46,11 +46,24 @@ def gradient_case(
     return GradientCase(other.query, case.query, case.key, case.value, case.mask, dropout)
 
 
-def exact_gradients(case: GradientCase) -> Gradients:
-    """In float64, of the numbers as they are stored."""
+def exact_gradients(case: GradientCase, context: np.ndarray | None = None) -> Gradients:
+    """In float64, of the numbers as they are stored.
+
+    Args:
+        case: of which.
+        context: from which delta is made (ATT.16), rounded as it is; None for the exact one. Where the probability of a
+            key is nearly 1, d_scores are small differences, and what is left may be little but this rounding.
+    """
     d_context, query, key, value = (x.astype(np.float64) for x in case[:4])
-    _, cache = attention_forward(query, key, value, case.mask, case.dropout)
-    return Gradients(*attention_backward(d_context, cache, case.mask, case.dropout))
+    exact, cache = attention_forward(query, key, value, case.mask, case.dropout)
+    d_query, d_key, d_value = attention_backward(d_context, cache, case.mask, case.dropout)
+    if context is not None:
+        too_small = (d_context * (exact - context.astype(np.float64))).sum(axis=2).T * query.shape[2] ** -0.5
+        for (queries, keys), own in zip(sentence_slices(case.mask), cache.sentences, strict=True):
+            shift = own.softmax.probabilities[0] * too_small[:, queries, None]
+            d_query[queries] += np.einsum("hts,shw->thw", shift, key[keys])
+            d_key[keys] += np.einsum("hts,thw->shw", shift, query[queries])
+    return Gradients(d_query, d_key, d_value)
 
 
 def exact_context(case: GradientCase) -> tuple[np.ndarray, np.ndarray]:

@@ -7,16 +7,16 @@
 //   and one order.
 // Fuses: scores, scale, causal mask, softmax, dropout and the backward pass of each.
 // Block map: attention_backward_queries: grid (tiles of queries, heads), see tiles.cuh; a block of WARPS warps takes
-//   QUERY_TILE queries of a sentence and walks over its keys, KEY_TILE at a time; a warp takes QUERY_TILE / WARPS of the
-//   queries, 16 in a block of rows, and all keys. attention_backward_keys: the same with queries and keys exchanged. Its
-//   scores are key queryᵀ, and so in both kernels what a lane holds of the scores is what the next product wants as its
-//   left fragment: see multiply_accumulate in primitives.cuh.
+//   QUERY_TILE queries of a sentence and walks over its keys, KEY_TILE at a time; a warp takes QUERY_TILE / WARPS of
+//   the queries, 16 in a block of rows, and all keys. attention_backward_keys: the same with queries and keys
+//   exchanged. Its scores are key queryᵀ, and so in both kernels what a lane holds of the scores is what the next
+//   product wants as its left fragment: see multiply_accumulate in primitives.cuh.
 // Memory: what a block walks over arrives by asynchronous copies in two stages, so that the next tile travels while one
 //   is worked on; see tensor_tiles.cuh.
 // Architectures: sm_80 sm_90a sm_100
-// Tolerance: probabilities and d_scores are rounded to T once (by 2^-11 of themselves for float16, 2^-8 for bfloat16),
-//   and so are the results and the context, by which delta errs; sums are float32: of the largest value of a gradient,
-//   four such roundings.
+// Tolerance: probabilities, d_scores and results are rounded to T once each (by 2^-11 of themselves for float16, 2^-8
+//   for bfloat16), sums are float32: of a gradient's largest value, three such roundings. To this comes what the
+//   rounding of the context does to delta (ATT.16).
 #include "dropout.cuh"
 #include "tensor_tiles.cuh"
 #include "tiles.cuh"
@@ -123,9 +123,9 @@ __device__ __forceinline__ void store_rows(T* __restrict__ rows, long long strid
     }
 }
 
-// kept_of_fragment of an accumulator whose rows are keys and whose columns queries: [16 keys, 8 queries] from first_key,
-// a multiple of 16, and first_query on. Each of its 32 blocks, of 4 keys and a query, is drawn by one lane; the four
-// lanes that hold parts of the same four blocks tell each other. All lanes of a warp ask together.
+// kept_of_fragment of an accumulator whose rows are keys and whose columns are queries: [16 keys, 8 queries] from
+// first_key, a multiple of 16, and first_query on. Each of its 32 blocks, of 4 keys and a query, is drawn by one lane;
+// the four lanes that hold parts of the same four blocks tell each other. All lanes of a warp ask together.
 __device__ __forceinline__ unsigned kept_of_transposed_fragment(const DropoutKey<float>& key, unsigned first_key,
                                                                 unsigned first_query, unsigned head,
                                                                 unsigned sentence) {
@@ -146,12 +146,12 @@ __global__ void __launch_bounds__(WARPS * 32) attention_backward_queries(
     long long context_stride, long long d_context_stride,                                 // the same
     const long long* __restrict__ query_starts, const long long* __restrict__ query_lengths,
     const long long* __restrict__ key_starts, const long long* __restrict__ key_lengths, int sentences, int is_causal,
-    float scale,                             // 1 / √W
-    const float* __restrict__ log_sum_exp,   // [H, N]
+    float scale,                                                           // 1 / √W
+    const float* __restrict__ log_sum_exp,                                 // [H, N]
     unsigned low, unsigned high, unsigned threshold, float dropout_scale,  // a DropoutKey
-    float* __restrict__ delta,               // [H, N]: what every row of d_probabilities is lessened by
-    T* __restrict__ d_query,                 // [N, H, W]
-    long long number_of_queries) {           // N
+    float* __restrict__ delta,                                             // [H, N], for attention_backward_keys
+    T* __restrict__ d_query,                                               // [N, H, W]
+    long long number_of_queries) {                                         // N
   constexpr int THREADS = WARPS * 32, ROW_BLOCKS = QUERY_TILE / (16 * WARPS);
   constexpr int PART = 32;  // keys whose scores are in registers at one time
   extern __shared__ __align__(128) unsigned char shared_memory[];
@@ -168,7 +168,7 @@ __global__ void __launch_bounds__(WARPS * 32) attention_backward_queries(
   const T* own_keys = key + key_starts[tile.sentence] * key_stride + head * WIDTH;
   const T* own_values = value + key_starts[tile.sentence] * value_stride + head * WIDTH;
   const int offset = is_causal ? keys - queries : keys;  // query i sees the keys up to i + offset
-  const int seen = tile.first_query + QUERY_TILE + offset;  // by the last query, at most; may be negative
+  const int seen = tile.first_query + QUERY_TILE + offset;  // how many, by the last query at most; may be negative
   const int key_tile_count = (min(keys, seen) + KEY_TILE - 1) / KEY_TILE;
 
   auto copy_keys_and_values = [&](int number) {
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(WARPS * 32) attention_backward_queries(
   query_rows.keep();
   d_context_rows.keep();
 
-  // delta = Σ d_context context of each row, whose parts four lanes hold
+  // delta = Σ d_context context of each row (ATT.16), whose parts four lanes hold
   float own_log_sum_exp[ROW_BLOCKS][2], own_delta[ROW_BLOCKS][2];  // of two rows; the former in powers of 2
 #pragma unroll
   for (int block = 0; block < ROW_BLOCKS; ++block)
@@ -269,8 +269,9 @@ __global__ void __launch_bounds__(WARPS * 32) attention_backward_queries(
     }
   }
   wait_for_copies<0>();
-  store_rows<T, WIDTH>(d_query + ((first_row + warp_row) * heads + head) * WIDTH,
-                       static_cast<long long>(heads) * WIDTH, queries - tile.first_query - warp_row, sums, scale);
+  const long long stride = static_cast<long long>(heads) * WIDTH;
+  store_rows<T, WIDTH>(d_query + (first_row + warp_row) * stride + head * WIDTH, stride,
+                       queries - tile.first_query - warp_row, sums, scale);
 }
 
 template <class T, int WIDTH, int KEY_TILE, int QUERY_TILE, int WARPS, bool HAS_DROPOUT>
@@ -282,12 +283,12 @@ __global__ void __launch_bounds__(WARPS * 32, WIDTH <= 64 ? 3 : 2) attention_bac
     const long long* __restrict__ query_starts, const long long* __restrict__ query_lengths,
     const long long* __restrict__ key_starts, const long long* __restrict__ key_lengths,  // end to end as well
     int sentences, int is_causal,
-    float scale,                             // 1 / √W
-    const float* __restrict__ log_sum_exp,   // [H, N]
-    const float* __restrict__ delta,         // [H, N], by attention_backward_queries
+    float scale,                                                           // 1 / √W
+    const float* __restrict__ log_sum_exp,                                 // [H, N]
+    const float* __restrict__ delta,                                       // [H, N], by attention_backward_queries
     unsigned low, unsigned high, unsigned threshold, float dropout_scale,  // a DropoutKey
-    T* __restrict__ d_key, T* __restrict__ d_value,  // [M, H, W]
-    long long number_of_queries) {                   // N
+    T* __restrict__ d_key, T* __restrict__ d_value,                        // [M, H, W]
+    long long number_of_queries) {                                         // N
   constexpr int THREADS = WARPS * 32, ROW_BLOCKS = KEY_TILE / (16 * WARPS);
   constexpr int PART = 16;  // queries whose scores are in registers at one time; there are two sums for each key
   constexpr bool STAY = WIDTH <= 64;
@@ -325,7 +326,8 @@ __global__ void __launch_bounds__(WARPS * 32, WIDTH <= 64 ? 3 : 2) attention_bac
     }
     commit_copies();
   };
-  // What a thread knows of one query, on its way in registers: that of a tile is loaded long before it is stored.
+  // The numbers of one query, on their way in registers, where they are long before they are stored. Queries beyond the
+  // last are zeros, with zeros for numbers: they add nothing, and need no mask.
   float one_log_sum_exp = 0.f, one_delta = 0.f;
   auto load_numbers = [&](int number) {
     const int own_query = number * QUERY_TILE + threadIdx.x;
@@ -359,7 +361,8 @@ __global__ void __launch_bounds__(WARPS * 32, WIDTH <= 64 ? 3 : 2) attention_bac
   key_rows.keep();
   value_rows.keep();
 
-  float key_sums[ROW_BLOCKS][WIDTH / 8][4], value_sums[ROW_BLOCKS][WIDTH / 8][4];  // Σ d_scoresᵀ query, Σ weightsᵀ d_context
+  float key_sums[ROW_BLOCKS][WIDTH / 8][4];    // Σ d_scoresᵀ query
+  float value_sums[ROW_BLOCKS][WIDTH / 8][4];  // Σ weightsᵀ d_context
   set_to_zero(key_sums);
   set_to_zero(value_sums);
   for (int number = first_tile; number < query_tile_count; ++number) {
@@ -377,7 +380,7 @@ __global__ void __launch_bounds__(WARPS * 32, WIDTH <= 64 ? 3 : 2) attention_bac
       multiply_rows(d_weights, value_rows, d_context_rows);
 
       const int first_query = number * QUERY_TILE + part;
-      const bool has_hidden = first_query + PART > queries || first_key + KEY_TILE - 1 > first_query + offset;
+      const bool has_hidden = first_key + KEY_TILE - 1 > first_query + offset;
       unsigned weights[ROW_BLOCKS][PART / 16][4], d_scores[ROW_BLOCKS][PART / 16][4];
 #pragma unroll
       for (int column = 0; column < PART / 8; ++column) {
@@ -396,7 +399,7 @@ __global__ void __launch_bounds__(WARPS * 32, WIDTH <= 64 ? 3 : 2) attention_bac
             const int own_query = first_query + column * 8 + lane_column + (i & 1);
             float probability =
                 exp2_approximate(scores[block][column][i] * (scale * LOG2_E) - (i & 1 ? of_row.y : of_row.x));
-            if (has_hidden && (own_query >= queries || own_key > own_query + offset)) probability = 0.f;
+            if (has_hidden && own_key > own_query + offset) probability = 0.f;
             float d_probability = d_weights[block][column][i];
             weight[i] = probability;  // dropout's scale comes when all are summed
             if (HAS_DROPOUT) {
@@ -420,8 +423,9 @@ __global__ void __launch_bounds__(WARPS * 32, WIDTH <= 64 ? 3 : 2) attention_bac
     store_numbers(number + 1);  // the other stage; who still read it has passed the barrier
   }
   wait_for_copies<0>();
-  const long long place = ((first_row + warp_row) * heads + head) * WIDTH, stride = static_cast<long long>(heads) * WIDTH;
-  store_rows<T, WIDTH>(d_key + place, stride, keys - first_key - warp_row, key_sums, scale);
-  store_rows<T, WIDTH>(d_value + place, stride, keys - first_key - warp_row, value_sums,
-                       HAS_DROPOUT ? dropout.scale : 1.f);
+  const long long stride = static_cast<long long>(heads) * WIDTH;
+  const long long place = (first_row + warp_row) * stride + head * WIDTH;
+  const int real_rows = keys - first_key - warp_row;
+  store_rows<T, WIDTH>(d_key + place, stride, real_rows, key_sums, scale);
+  store_rows<T, WIDTH>(d_value + place, stride, real_rows, value_sums, HAS_DROPOUT ? dropout.scale : 1.f);
 }
