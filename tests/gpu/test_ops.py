@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.gpu.card import machine, needs_gpu
 from tests.ops.calls import KINDS, Storage, arrays_of, check_top_k, stored, widened
-from tests.ops.cuda.parity import INFERENCE_KINDS, STORAGES, TOLERANCE, check, check_close, moved
+from tests.ops.cuda.parity import GPU_KINDS, STORAGES, TOLERANCE, check, check_close, moved
 from tests.ops.cuda.test_attention import CASES, DECODING_CASES, case, error_of, exact
 from xlmr_np import trees
 from xlmr_np.ops.cuda.attention import attention
@@ -19,9 +19,9 @@ from xlmr_np.ops.reference import REFERENCE
 pytestmark = needs_gpu
 
 
-@pytest.mark.parametrize("kind", INFERENCE_KINDS)
+@pytest.mark.parametrize("kind", GPU_KINDS)
 def test_every_operation_equals_the_reference(kind: str) -> None:
-    build, strategies = INFERENCE_KINDS[kind]
+    build, strategies = GPU_KINDS[kind]
 
     @settings(max_examples=100, phases=set(Phase) - {Phase.explain})
     @given(setting=st.fixed_dictionaries(strategies), storage=STORAGES)

@@ -71,6 +71,13 @@ def stored(tree: trees.Tree, storage: Storage) -> trees.Tree:
     return store(tree, storage.dtype)
 
 
+def gradient_of(output: Any, storage: Storage) -> Any:
+    """A random gradient of the output of an operation, of the same structure, stored alike."""
+    random = np.random.default_rng(1)
+    gradient = trees.map_leaves(lambda leaf: np.asarray(random.normal(size=np.shape(leaf))), output)
+    return stored(gradient, storage)
+
+
 def widened(tree: trees.Tree) -> trees.Tree:
     """The same values with all floats in float64, in C order."""
 

@@ -26,6 +26,7 @@ from tests.ops.calls import (
     arrays_of,
     check_top_k,
     feed_forward,
+    gradient_of,
     hides_everything,
     linear_activation,
     linear_params,
@@ -83,13 +84,6 @@ class Run(NamedTuple):
     output: Any
     inferred: Any
     gradients: Any
-
-
-def gradient_of(output: Any, storage: Storage) -> Any:
-    """A random gradient of the output of an operation, of the same structure, stored alike."""
-    random = np.random.default_rng(1)
-    gradient = trees.map_leaves(lambda leaf: np.asarray(random.normal(size=np.shape(leaf))), output)
-    return stored(gradient, storage)
 
 
 def run_all(engine: Engine, calls: list[Call], storage: Storage) -> list[Run]:

@@ -429,7 +429,7 @@ class EncoderModel(XLMRobertaPreTrainedModel):
             setting,
             self.engine.training,
             dropout,
-            self.engine.first_run if checkpoint_layers else None,
+            self.engine.inference if checkpoint_layers else None,
             asking,
             _own_source(inputs),
         )

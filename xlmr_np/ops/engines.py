@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from xlmr_np.arrays import Array
-from xlmr_np.ops import Op, Ops, without_caches
+from xlmr_np.ops import Op, Ops
 from xlmr_np.ops.cuda.kernels import Gpu
 from xlmr_np.ops.numpy_ops import inference_ops, training_ops
 from xlmr_np.ops.reference import REFERENCE
@@ -22,9 +22,8 @@ class Engine(NamedTuple):
     """The operations of one kind of device, and what is particular to it.
 
     Attributes:
-        inference: make no caches and have no backward pass.
+        inference: make no caches and have no backward pass; also for layers that a backward pass runs again.
         training: with caches and backward passes.
-        first_run: like those of training, without caches: for layers that the backward pass runs again.
         attention_with_probabilities: whose cache has the probabilities.
         sharding: None where a device shares out its work itself.
         gpu: what launches its kernels; None on a CPU.
@@ -33,7 +32,6 @@ class Engine(NamedTuple):
 
     inference: Ops
     training: Ops
-    first_run: Ops
     attention_with_probabilities: Op
     sharding: Sharding | None
     gpu: Gpu | None
@@ -51,11 +49,9 @@ def engine_for(device: str, number_of_threads: int) -> Engine:
 
 def cpu_engine(threads: Threads) -> Engine:
     """NumPy on these threads."""
-    inference = inference_ops(threads)
     return Engine(
-        inference=inference,
+        inference=inference_ops(threads),
         training=training_ops(threads),
-        first_run=inference,
         attention_with_probabilities=REFERENCE.attention,
         sharding=Sharding(threads, inference_ops(ALONE)),
         gpu=None,
@@ -64,14 +60,13 @@ def cpu_engine(threads: Threads) -> Engine:
 
 
 def gpu_engine(gpu: Gpu) -> Engine:
-    """Kernels and products of this GPU; training is the textbook's on its arrays."""
+    """Kernels and products of this GPU."""
     from xlmr_np.ops import cuda_ops
     from xlmr_np.ops.cuda.overflow import check_overflow
 
     return Engine(
         inference=cuda_ops.inference_ops(gpu),
-        training=REFERENCE,
-        first_run=without_caches(REFERENCE),
+        training=cuda_ops.training_ops(gpu),
         attention_with_probabilities=Op(cuda_ops.attention_with_probabilities_forward),
         sharding=None,
         gpu=gpu,

@@ -18,12 +18,13 @@ class LossScale:
         steps_since: how many steps there have been since it was last changed.
     """
 
-    def __init__(self, value: float = FIRST_SCALE, steps_since: int = 0) -> None:
-        """Begin with a scale, or go on with one.
+    def __init__(self, value: float | None = None, steps_since: int = 0) -> None:
+        """Begin with the first scale, or go on with one.
 
         Raises:
             ValueError: it is no scale that a run can have come to.
         """
+        value = FIRST_SCALE if value is None else value
         if not 1.0 <= value <= LARGEST_SCALE or not 0 <= steps_since < PATIENCE:
             raise ValueError(f"A loss scale of {value!r} after {steps_since!r} steps is none that training comes to.")
         self.value = float(value)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.cuda_emulator import EmulatedGpu, Schedule, why_not
 from tests.ops.calls import Storage
-from tests.ops.cuda.parity import INFERENCE_KINDS, STORAGES, Machine, check
+from tests.ops.cuda.parity import GPU_KINDS, STORAGES, Machine, check
 from xlmr_np.ops import Ops
 from xlmr_np.ops.cuda_ops import inference_ops
 
@@ -23,9 +23,9 @@ def machine(seed: int = 0) -> Machine:
 
 
 @pytest.mark.parametrize("examples", [10, pytest.param(200, marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("kind", INFERENCE_KINDS)
+@pytest.mark.parametrize("kind", GPU_KINDS)
 def test_every_operation_equals_the_reference(kind: str, examples: int) -> None:
-    build, strategies = INFERENCE_KINDS[kind]
+    build, strategies = GPU_KINDS[kind]
 
     @settings(max_examples=examples, phases=set(Phase) - {Phase.explain})
     @given(setting=st.fixed_dictionaries(strategies), storage=STORAGES, seed=st.sampled_from([0, 3]))
