@@ -29,7 +29,7 @@ SCHEDULES = [Schedule(seed, arrival) for seed in (0, 3) for arrival in ("late", 
 # Of a gradient's largest value: a probability, d_scores and the result are rounded once each, to 2^-11 of themselves in
 # float16 and to 2^-8 in bfloat16. The rounding of the context is in what is expected.
 TOLERANCE = {"float16": 3 * 2**-11, "bfloat16": 3 * 2**-8}
-HOW_MANY_EXAMPLES = pytest.mark.parametrize("examples", [6, pytest.param(150, marks=pytest.mark.exhaustive)])
+HOW_MANY_EXAMPLES = pytest.mark.parametrize("examples", [8, pytest.param(100, marks=pytest.mark.exhaustive)])
 HALF_TYPES = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 
 
