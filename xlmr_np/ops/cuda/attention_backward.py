@@ -1,4 +1,4 @@
-"""Launches of the backward pass of attention: see attention_backward.cu."""
+"""Launches of the backward pass of attention: see attention_backward.cu, and attention_plain_backward.cu."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -12,8 +12,9 @@ from xlmr_np.arrays import Array, array_namespace
 from xlmr_np.layers.attention import PackedMask
 from xlmr_np.layers.dropout import Dropout
 
-from .attention import ALIGNMENT, TENSOR_CORE_TYPES, WIDEST_HEAD
-from .dropouts import drops, key_arguments
+from .attention import ALIGNMENT, TENSOR_CORE_TYPES
+from .attention_plain_backward import plain_attention_backward
+from .dropouts import drops, probability_arguments
 from .kernels import Gpu, Kernel, LaunchShape
 from .rows import in_rows, row_stride, with_whole_rows
 from .types import c_type
@@ -45,7 +46,7 @@ def attention_backward(
 ) -> tuple[Float[Array, "N H W"], Float[Array, "M H W"], Float[Array, "M H W"]]:
     """The gradients of query, key and value, as `layers.attention.attention_backward` defines them.
 
-    They are the same bits in every run.
+    They are the same bits in every run. Half types and the usual head widths are for tensor cores, the others are not.
 
     Args:
         gpu: where the arrays are.
@@ -60,18 +61,14 @@ def attention_backward(
 
     Raises:
         ValueError: heads are wider than 256.
-        TypeError: `dropout` has bits in place of a key.
+        TypeError: `dropout` goes by something else than a `Philox`.
     """
+    number, heads, width = query.shape
+    if query.dtype.name not in TENSOR_CORE_TYPES or width not in QUERY_TILES:
+        return plain_attention_backward(gpu, d_context, query, key, value, context, log_sum_exp, mask, dropout)
     xp = array_namespace(d_context, query, key, value)
     arrays = query, key, value, context, d_context
     assert len({x.dtype for x in arrays}) == 1, "one kernel reads all of them"
-    number, heads, width = query.shape
-    if width > WIDEST_HEAD:
-        raise ValueError(
-            f"Heads of width {width} are too wide for the GPU kernels, which take up to {WIDEST_HEAD}; use the CPU."
-        )
-    if query.dtype.name not in TENSOR_CORE_TYPES or width not in QUERY_TILES:
-        raise NotImplementedError
     query, key, value, context, d_context = (with_whole_rows(x, ALIGNMENT) for x in arrays)
     d_query, d_key, d_value = (xp.empty(x.shape, dtype=x.dtype, device=x.device) for x in (query, key, value))
     delta = xp.empty((heads, number), dtype=xp.float32, device=query.device)
@@ -79,7 +76,7 @@ def attention_backward(
     sentences = mask.query.starts.shape[0]
     places = [in_rows(x, xp.int64) for spans in (mask.query, mask.key) for x in spans]
     places += [np.int32(sentences), np.int32(mask.is_causal), np.float32(width**-0.5)]
-    dropout_key = key_arguments(dropout, query.dtype)
+    dropout_key = probability_arguments(dropout, query.dtype)
     if number > 0:
         kernel, tiles = _query_kernel(query.dtype.name, width, drops(dropout)), QUERY_TILES[width]
         arrays = query, key, value, context, d_context
