@@ -79,14 +79,14 @@ def attention_backward(
     dropout_key = probability_arguments(dropout, query.dtype)
     if number > 0:
         kernel, tiles = _query_kernel(query.dtype.name, width, drops(dropout)), QUERY_TILES[width]
-        arrays = query, key, value, context, d_context
-        arguments = [*arrays, *(np.int64(row_stride(x)) for x in arrays), *places, log_sum_exp, *dropout_key]
+        read = [query, key, value, context, d_context]
+        arguments = [*read, *(np.int64(row_stride(x)) for x in read), *places, log_sum_exp, *dropout_key]
         shape = _launch_shape(tiles, number, sentences, heads, width)
         gpu.launch(kernel, shape, [*arguments, delta, d_query, np.int64(number)])
     if key.shape[0] > 0:
         kernel, tiles = _key_kernel(query.dtype.name, width, drops(dropout)), KEY_TILES[width]
-        arrays = query, key, value, d_context
-        arguments = [*arrays, *(np.int64(row_stride(x)) for x in arrays), *places, log_sum_exp, delta, *dropout_key]
+        read = [query, key, value, d_context]
+        arguments = [*read, *(np.int64(row_stride(x)) for x in read), *places, log_sum_exp, delta, *dropout_key]
         shape = _launch_shape(tiles, key.shape[0], sentences, heads, width)
         gpu.launch(kernel, shape, [*arguments, d_key, d_value, np.int64(number)])
     return d_query, d_key, d_value
