@@ -201,13 +201,6 @@ def test_weights_of_several_types_are_computed_in_that_of_the_token_table() -> N
     np.testing.assert_array_equal(ours, same)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_training_in_half_types_is_refused(dtype: str) -> None:
-    model, ids = model_of("XLMRobertaForMaskedLM", dtype, True), random_ids([5], SHAPE["vocab_size"])
-    with pytest.raises(NotImplementedError, match=f"float32 and float64 so far, and this one is in {dtype}; load it"):
-        model.loss_and_gradients(input_ids=ids, labels=ids)
-
-
 # --- inputs that are on the GPU already ---
 
 ids_of_any_size = st.tuples(st.integers(1, 6), st.integers(1, 30), st.integers(0, 2**16))

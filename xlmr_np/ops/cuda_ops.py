@@ -78,8 +78,8 @@ def embed_forward(
     dropout: Dropout | None = None,
 ) -> tuple[Float[Array, "*batch D"], NormCache | None]:
     """See `layers.embeddings.embeddings_forward`; an index outside its table gives a row of NaN."""
-    indices = (_flat(index) for index in (ids, token_types, positions))
-    rows, cache = embeddings.embed(gpu, *indices, params, eps, dropout, with_cache)
+    ids_and_types = _flat(ids), _flat(token_types)
+    rows, cache = embeddings.embed(gpu, *ids_and_types, _flat(positions), params, eps, dropout, with_cache)
     return _tokens(rows, ids.shape), cache
 
 
@@ -95,8 +95,8 @@ def embed_backward(
     dropout: Dropout | None = None,
 ) -> EmbeddingsParams:
     """See `layers.embeddings.embeddings_backward`."""
-    indices = (_flat(index) for index in (ids, token_types, positions))
-    return embeddings.embed_backward(gpu, _rows(d_y), cache, *indices, params, pad_id, dropout)
+    ids_and_types = _flat(ids), _flat(token_types)
+    return embeddings.embed_backward(gpu, _rows(d_y), cache, *ids_and_types, _flat(positions), params, pad_id, dropout)
 
 
 # linears

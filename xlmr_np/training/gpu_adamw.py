@@ -199,7 +199,7 @@ class GpuAdamW:
         parts = self._parts[: own.number_of_parts, :]
         clipping = clip(self._gpu, own.described, parts, largest_norm, ADDED_TO_NORM, loss_scale)
         for loss in losses:
-            clipping += 0.0 * loss
+            clipping += self._xp.where(self._xp.isfinite(loss), 0.0, math.nan)
         return clipping
 
     def _step(self, rate: float) -> Step:
