@@ -9,8 +9,8 @@
 //   exchanged. A lane has FEATURES features of each row, 32 apart, so that all it sums up stays in its registers, and
 //   there is neither shared memory nor a barrier; the warps of a block read the same rows, from the caches.
 // Architectures: sm_80 sm_90a sm_100
-// Tolerance: sums in float32 (float64 for float64) in another order: 2e-5 (1e-12) of a gradient's largest value; for
-//   half types what the roundings of the context, in delta (ATT.16), and of the result do.
+// Tolerance: sums in float32 (float64 for float64) in another order: 1e-5 (1e-13) of the largest term; for half types
+//   what the roundings of the context, in delta (ATT.16), and of the result do: two of the largest term.
 #include "dropout.cuh"
 #include "primitives.cuh"
 #include "rows.cuh"
