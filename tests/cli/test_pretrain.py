@@ -382,7 +382,7 @@ def test_a_batch_is_all_texts_at_most(pretrain: Callable[..., Finished], out: Pa
 def test_the_defaults_that_are_named_are_those_of_the_records(run: Run) -> None:
     shown = " ".join(run("pretrain", "--help").out.split())
     named = dict(re.findall(r"--([a-z-]+) (?:(?!--)[^()])*\(default: ([^)]+)\)", shown))
-    assert (named.pop("threads"), named.pop("dtype")) == ("all processors", "float32")
+    assert (named.pop("threads"), named.pop("dtype"), named.pop("device")) == ("all processors", "float32", "cpu")
     defaults = {**PretrainingSetting._field_defaults, **ModelShape._field_defaults}
     for name in ("whole_words", "hold_out_every", "beta2", "eps"):  # nothing unless asked for, and what is no option
         del defaults[name]
