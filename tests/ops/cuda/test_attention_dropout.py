@@ -175,7 +175,7 @@ TENSOR_CORE_FAULTS = {
         "if (!is_kept(dropout, first_key + column * 8 + lane_column + (i & 1), tile.first_query + warp_row + block * 16"
         " + lane_row + (i / 2) * 8, head, tile.sentence)) scores[block][column][i] = -INFINITY;\n",
     ),
-    "causal always": without(r"HAS_DROPOUT && !is_causal \? keys : ", 0),
+    "causal always": without(r"is_causal \? keys - queries : keys;", 0, "keys - queries;"),
 }
 PLAIN_FAULTS = {
     "dropped before the sum": without(r"sum_of_warp\(probability\)", 0, "sum_of_warp(own_weight)"),

@@ -20,8 +20,7 @@
 constexpr float LOWEST = -1e30f;  // below every score; finite, so that a difference of two is no NaN
 constexpr float LN_2 = 0.6931471805599453f;
 
-// With dropout, `is_causal` says at run time what IS_CAUSAL says without, and IS_CAUSAL is true.
-template <class T, int WIDTH, int QUERY_TILE, int KEY_TILE, int WARPS, bool IS_CAUSAL, bool HAS_BIAS, bool HAS_DROPOUT>
+template <class T, int WIDTH, int QUERY_TILE, int KEY_TILE, int WARPS, bool HAS_BIAS, bool HAS_DROPOUT>
 __global__ void __launch_bounds__(WARPS * 32) attention_forward(
     const T* __restrict__ query, const T* __restrict__ key, const T* __restrict__ value,  // rows of all heads
     long long query_stride, long long key_stride, long long value_stride,                 // from row to row
@@ -48,12 +47,9 @@ __global__ void __launch_bounds__(WARPS * 32) attention_forward(
   const long long first_row = query_starts[tile.sentence] + tile.first_query;
   const T* own_keys = key + key_starts[tile.sentence] * key_stride + head * WIDTH;
   const T* own_values = value + key_starts[tile.sentence] * value_stride + head * WIDTH;
-  const int offset = HAS_DROPOUT && !is_causal ? keys : keys - queries;  // query i sees the keys up to i + offset
-  int key_tile_count = (keys + KEY_TILE - 1) / KEY_TILE;
-  if (IS_CAUSAL) {
-    const int seen = tile.first_query + QUERY_TILE + offset;  // by the last query, at most; may be negative
-    key_tile_count = min(key_tile_count, (seen + KEY_TILE - 1) / KEY_TILE);
-  }
+  const int offset = is_causal ? keys - queries : keys;  // query i sees the keys up to i + offset
+  const int seen = min(keys, tile.first_query + QUERY_TILE + offset);  // by the last query, at most; may be negative
+  const int key_tile_count = (seen + KEY_TILE - 1) / KEY_TILE;
 
   auto copy_keys = [&](int number) {
     if (number < key_tile_count)
@@ -128,8 +124,7 @@ __global__ void __launch_bounds__(WARPS * 32) attention_forward(
 
     // bias and mask, then the online softmax; what `factor` makes powers of 2 of is scale, unless it is in the scores
     const int first_key = number * KEY_TILE;
-    const bool has_hidden =
-        first_key + KEY_TILE > keys || (IS_CAUSAL && first_key + KEY_TILE - 1 > tile.first_query + offset);
+    const bool has_hidden = first_key + KEY_TILE > min(keys, tile.first_query + offset + 1);
 #pragma unroll
     for (int block = 0; block < ROW_BLOCKS; ++block) {
 #pragma unroll
@@ -142,7 +137,7 @@ __global__ void __launch_bounds__(WARPS * 32) attention_forward(
           if (HAS_BIAS && own_query < queries && own_key < keys)
             score = score * scale + to_wide(bias[tile.sentence * bias_of_sentence + head * bias_of_head +
                                                  own_query * bias_of_query + own_key * bias_of_key]);
-          if (has_hidden && (own_key >= keys || (IS_CAUSAL && own_key > own_query + offset))) score = -INFINITY;
+          if (has_hidden && own_key > min(keys - 1, own_query + offset)) score = -INFINITY;
         }
 #pragma unroll
       for (int row = 0; row < 2; ++row) {

@@ -93,7 +93,7 @@ def attention(
         tiles = QUERY_TILES[width]
         are_long = number > tiles.short * sentences  # on the average
         tile = tiles.long if are_long and bias is None else tiles.short
-        kernel = _tensor_core_kernel(query.dtype.name, width, tile, mask.is_causal, bias is not None, has_dropout)
+        kernel = _tensor_core_kernel(query.dtype.name, width, tile, bias is not None, has_dropout)
         arguments += [np.float32(width**-0.5), np.int32(mask.is_causal), *dropout_key, *results]
         block, shared_memory = WARPS * 32, (tile + 4 * KEY_TILE) * width * 2
     else:
@@ -128,11 +128,8 @@ def _bias_strides(bias: Float[Array, "#B #H #T #S"] | None) -> list[np.int64]:
 
 
 @cache
-def _tensor_core_kernel(
-    dtype: str, width: int, tile: int, is_causal: bool, has_bias: bool, has_dropout: bool
-) -> Kernel:
-    """With dropout, one instance for both values of `is_causal`, which it is told at run time."""
-    flags = ", ".join("true" if flag else "false" for flag in (is_causal or has_dropout, has_bias, has_dropout))
+def _tensor_core_kernel(dtype: str, width: int, tile: int, has_bias: bool, has_dropout: bool) -> Kernel:
+    flags = ", ".join("true" if flag else "false" for flag in (has_bias, has_dropout))
     name = f"attention_forward<{c_type(dtype)}, {width}, {tile}, {KEY_TILE}, {WARPS}, {flags}>"
     return Kernel("attention.cu", name)
 
@@ -152,12 +149,10 @@ def _decode_kernel(dtype: str, length: int, has_dropout: bool) -> Kernel:
 
 def kernels() -> Iterator[Kernel]:
     """All instances that `attention` may launch."""
-    flags = [*product((False, True), (False, True), (False,)), (True, False, True)]
-    for dtype, (width, tiles), (is_causal, has_bias, has_dropout) in product(
-        TENSOR_CORE_TYPES, QUERY_TILES.items(), flags
-    ):
+    flags = (False, False), (True, False), (False, True)
+    for dtype, (width, tiles), (has_bias, has_dropout) in product(TENSOR_CORE_TYPES, QUERY_TILES.items(), flags):
         for tile in {tiles.short} if has_bias else sorted(set(tiles)):
-            yield _tensor_core_kernel(dtype, width, tile, is_causal, has_bias, has_dropout)
+            yield _tensor_core_kernel(dtype, width, tile, has_bias, has_dropout)
     for dtype, features in product(PLAIN_TYPES, PLAIN_FEATURES):
         yield _plain_kernel(dtype, 32 * features)
     for dtype, length in vector_lengths():
