@@ -28,7 +28,7 @@ ALIGNMENT = 16  # bytes that a copy moves
 
 
 class QueryTiles(NamedTuple):
-    """How many queries a block takes: few where sentences are short or have a bias, many where a key serves many."""
+    """How many queries a block takes: many where a key serves many, few with a bias or a dropout, which need registers."""
 
     short: int
     long: int
@@ -92,7 +92,7 @@ def attention(
     if uses_tensor_cores:
         tiles = QUERY_TILES[width]
         are_long = number > tiles.short * sentences  # on the average
-        tile = tiles.long if are_long and bias is None else tiles.short
+        tile = tiles.short if has_dropout or bias is not None or not are_long else tiles.long
         kernel = _tensor_core_kernel(query.dtype.name, width, tile, bias is not None, has_dropout)
         arguments += [np.float32(width**-0.5), np.int32(mask.is_causal), *dropout_key, *results]
         block, shared_memory = WARPS * 32, (tile + 4 * KEY_TILE) * width * 2
@@ -151,7 +151,7 @@ def kernels() -> Iterator[Kernel]:
     """All instances that `attention` may launch."""
     flags = (False, False), (True, False), (False, True)
     for dtype, (width, tiles), (has_bias, has_dropout) in product(TENSOR_CORE_TYPES, QUERY_TILES.items(), flags):
-        for tile in {tiles.short} if has_bias else sorted(set(tiles)):
+        for tile in {tiles.short} if has_bias or has_dropout else sorted(set(tiles)):
             yield _tensor_core_kernel(dtype, width, tile, has_bias, has_dropout)
     for dtype, features in product(PLAIN_TYPES, PLAIN_FEATURES):
         yield _plain_kernel(dtype, 32 * features)
