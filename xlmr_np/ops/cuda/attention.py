@@ -28,7 +28,7 @@ ALIGNMENT = 16  # bytes that a copy moves
 
 
 class QueryTiles(NamedTuple):
-    """How many queries a block takes: many where a key serves many, few with a bias or a dropout, which need registers."""
+    """How many queries a block takes: many where a key serves many, few where bias or dropout fill registers."""
 
     short: int
     long: int
