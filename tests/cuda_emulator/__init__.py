@@ -13,7 +13,7 @@ than on a GPU, so that results agree to tolerances, not to bits.
 
 from tests.cuda_emulator.builds import why_not
 from tests.cuda_emulator.emulated_gpu import EmulatedGpu, Schedule
-from tests.cuda_emulator.faults import BARRIER, number_of_barriers, without
+from tests.cuda_emulator.faults import BARRIER, number_of_barriers, some_of, without
 from tests.cuda_emulator.sanitizer import run_sanitized
 
-__all__ = ["BARRIER", "EmulatedGpu", "Schedule", "number_of_barriers", "run_sanitized", "why_not", "without"]
+__all__ = ["BARRIER", "EmulatedGpu", "Schedule", "number_of_barriers", "run_sanitized", "some_of", "why_not", "without"]

@@ -10,6 +10,8 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
@@ -82,20 +84,40 @@ def library(name: str, text: str, expression: str, sanitize: bool) -> ctypes.CDL
 
 
 def _build(name: str, text: str, flags: tuple[str, ...], built: Path) -> None:
-    # Beside its place and renamed: another process may be building the same.
-    handle, partial = tempfile.mkstemp(dir=built.parent, suffix=".part")
-    os.close(handle)
-    try:
-        done = subprocess.run(
-            ["g++", *flags, "-I", FOLDER, "-include", FOLDER / "cuda_builtins.h", "-x", "c++", "-", "-o", partial],
-            input=text,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+    _compile(name, [*flags, "-I", FOLDER, "-include", _precompiled(flags), "-x", "c++", "-"], text, built)
+
+
+@functools.cache
+def _precompiled(flags: tuple[str, ...]) -> Path:
+    """A header with the emulator's, and beside it what the compiler has made of it, which is half of a short build."""
+    fingerprint = hashlib.sha256("\0".join((_environment(), *flags)).encode()).hexdigest()
+    header = _cache() / f"{fingerprint}.h"
+    precompiled = header.with_name(f"{header.name}.gch")
+    if not precompiled.exists():
+        text = "".join(f'#include "{FOLDER / name}"\n' for name in HEADERS)
+        with _replacing(header) as partial:
+            partial.write_text(text, encoding="utf-8")
+        without_linking = [flag for flag in flags if flag != "-shared"]
+        _compile("the emulator", [*without_linking, "-x", "c++-header", header], "", precompiled)
+    return header
+
+
+def _compile(name: str, arguments: list[str | Path], text: str, built: Path) -> None:
+    with _replacing(built) as partial:
+        command = ["g++", *arguments, "-o", partial]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise RuntimeError(f"g++ cannot build {name}:\n{done.stderr}")
-        os.replace(partial, built)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside its place that is renamed when it is whole: another process may be making the same."""
+    handle, partial = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    os.close(handle)
+    try:
+        yield Path(partial)
+        os.replace(partial, path)
     finally:
         Path(partial).unlink(missing_ok=True)
 

@@ -1,7 +1,10 @@
 """Faults planted into kernels, which the tests must see."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
 
 from xlmr_np.ops.cuda.sources import source
 
@@ -21,3 +24,11 @@ def without(pattern: str, number: int = 0, instead: str = "") -> Callable[[str],
         return text[:start] + instead + text[stop:]
 
     return edit
+
+
+def some_of(faults: Iterable[str]) -> list[Any]:
+    """Names to parametrize a test with, of which the ordinary suite takes every fifth: each is a build of its own."""
+    return [
+        pytest.param(fault, marks=() if number % 5 == 0 else pytest.mark.exhaustive)
+        for number, fault in enumerate(faults)
+    ]

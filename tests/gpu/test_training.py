@@ -37,9 +37,7 @@ def test_ten_steps_follow_the_cpu_s_and_have_the_same_bits_again(class_name: str
 def test_a_run_that_was_stopped_goes_on_with_the_same_bits(tmp_path: Path, precision: str) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("\n".join(sentences(300)), encoding="utf-8")
-    setting = PretrainingSetting(
-        steps=6, batch_tokens=200, checkpoint_every=3, hold_out_every=20, precision=precision
-    )
+    setting = PretrainingSetting(steps=6, batch_tokens=200, checkpoint_every=3, hold_out_every=20, precision=precision)
     for out in ("whole", "stopped"):
         stop = Stop(3 if out == "stopped" else None)
         try:
@@ -59,4 +57,3 @@ class Stop:
     def __call__(self, progress: Any) -> None:
         if progress.step == self.step:
             raise KeyboardInterrupt
-

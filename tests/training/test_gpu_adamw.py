@@ -6,7 +6,16 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from tests.cuda_emulator import BARRIER, EmulatedGpu, Schedule, number_of_barriers, run_sanitized, why_not, without
+from tests.cuda_emulator import (
+    BARRIER,
+    EmulatedGpu,
+    Schedule,
+    number_of_barriers,
+    run_sanitized,
+    some_of,
+    why_not,
+    without,
+)
 from tests.ops.calls import DTYPES
 from tests.training.test_adamw import SETTING, rate_of
 from xlmr_np import trees
@@ -416,14 +425,7 @@ def matches(gpu: EmulatedGpu, expected: list[np.ndarray]) -> bool:
     return all(np.array_equal(*pair, equal_nan=True) for pair in zip(scenario(gpu), expected, strict=True))
 
 
-# Each fault is built anew, four kernels of it: an ordinary run takes every fifth.
-@pytest.mark.parametrize(
-    "fault",
-    [
-        fault if number % 5 == 0 else pytest.param(fault, marks=pytest.mark.exhaustive)
-        for number, fault in enumerate(FAULTS)
-    ],
-)
+@pytest.mark.parametrize("fault", some_of(FAULTS))
 def test_a_fault_is_seen(fault: str, expected: list[np.ndarray]) -> None:
     pattern, instead = FAULTS[fault]
     with np.errstate(all="ignore"):

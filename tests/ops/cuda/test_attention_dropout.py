@@ -7,7 +7,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.cuda_emulator import EmulatedGpu, Schedule, why_not, without
+from tests.cuda_emulator import EmulatedGpu, Schedule, some_of, why_not, without
 from tests.ops.calls import DTYPES
 from tests.ops.cuda.test_attention import (
     CASES,
@@ -195,17 +195,17 @@ DECODING_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", TENSOR_CORE_FAULTS)
+@pytest.mark.parametrize("fault", some_of(TENSOR_CORE_FAULTS))
 def test_a_fault_in_the_tensor_core_kernel_is_seen(fault: str) -> None:
     assert is_seen(TENSOR_CORE_FAULTS[fault], case([(100, 80), (17, 70)], 2, 64, "float16"))
 
 
-@pytest.mark.parametrize("fault", PLAIN_FAULTS)
+@pytest.mark.parametrize("fault", some_of(PLAIN_FAULTS))
 def test_a_fault_in_the_plain_kernel_is_seen(fault: str) -> None:
     assert is_seen(PLAIN_FAULTS[fault], case([(20, 40), (17, 9)], 2, 8, "float32"))
 
 
-@pytest.mark.parametrize("fault", DECODING_FAULTS)
+@pytest.mark.parametrize("fault", some_of(DECODING_FAULTS))
 def test_a_fault_in_the_decoding_kernel_is_seen(fault: str) -> None:
     assert is_seen(DECODING_FAULTS[fault], case([(2, 40), (0, 3), (2, 9), (0, 0)], 2, 8, "float32"))
 

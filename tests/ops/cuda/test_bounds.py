@@ -27,6 +27,25 @@ prepare_inputs_on_gpu(gpu, config, ids, ids > 5)
 print("launched", sorted({kernel.file for kernel in gpu.launches}))
 """
 
+TRAINING = """
+import numpy as np
+from tests.cuda_emulator import EmulatedGpu
+from tests.training.gpu_runs import SETTING, model_of
+from tests.training.test_trainer import batch_of
+from xlmr_np.ops.engines import gpu_engine
+from xlmr_np.training.trainer import Trainer
+
+gpu = EmulatedGpu(sanitize=True)
+for class_name in ("XLMRobertaForMaskedLM", "XLMRobertaForSequenceClassification"):
+    for dtype in ("float16", "float32"):
+        model = model_of(class_name, dtype)
+        model.engine = gpu_engine(gpu)
+        trainer = Trainer(model, SETTING, np.random.default_rng(0))
+        for step in range(2):
+            trainer.step(batch_of(class_name, step))
+print("launched", sorted({kernel.file for kernel in gpu.launches}))
+"""
+
 ATTENTION = """
 from tests.cuda_emulator import EmulatedGpu
 from tests.ops.cuda.test_attention import case
@@ -63,6 +82,18 @@ FAULTS = {
 }
 
 
+@pytest.mark.exhaustive
+def test_training_stays_within_its_arrays() -> None:
+    done = run_sanitized(TRAINING)
+    files = """
+        activations.cu adamw.cu attention.cu attention_backward.cu attention_decode.cu attention_plain.cu
+        attention_plain_backward.cu embeddings.cu embeddings_backward.cu norms.cu norms_backward.cu sums.cu
+        vocabulary_loss.cu
+    """
+    assert (done.returncode, done.stdout) == (0, f"launched {files.split()}\n"), done.stderr[-3000:]
+
+
+@pytest.mark.exhaustive
 def test_models_stay_within_their_arrays() -> None:
     done = run_sanitized(WHOLE_MODELS)
     files = "activations.cu attention.cu attention_plain.cu embeddings.cu norms.cu unpadding.cu vocabulary.cu"

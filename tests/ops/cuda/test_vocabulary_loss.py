@@ -8,7 +8,16 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from tests.cuda_emulator import BARRIER, EmulatedGpu, Schedule, number_of_barriers, run_sanitized, why_not, without
+from tests.cuda_emulator import (
+    BARRIER,
+    EmulatedGpu,
+    Schedule,
+    number_of_barriers,
+    run_sanitized,
+    some_of,
+    why_not,
+    without,
+)
 from tests.ops.calls import DTYPES
 from tests.ops.cuda.test_norms import (
     EVERY_DTYPE,
@@ -340,14 +349,7 @@ def matches(gpu: EmulatedGpu) -> bool:
     return True
 
 
-# Each fault is built anew: an ordinary run takes every fifth.
-@pytest.mark.parametrize(
-    "fault",
-    [
-        fault if number % 5 == 0 else pytest.param(fault, marks=pytest.mark.exhaustive)
-        for number, fault in enumerate(FAULTS)
-    ],
-)
+@pytest.mark.parametrize("fault", some_of(FAULTS))
 def test_a_fault_is_seen(fault: str) -> None:
     pattern, instead = FAULTS[fault]
     assert matches(emulated())
