@@ -8,7 +8,7 @@ from typing import Any
 
 from jaxtyping import Float, Int
 
-from xlmr_np.arrays import Array, array_namespace, scatter_add_rows
+from xlmr_np.arrays import Array, array_namespace, at_least_float32, scatter_add_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,4 +60,5 @@ class RowSparse:
         if tuple(dense.shape) != self.shape:
             raise ValueError(f"A matrix {self.shape} cannot be added to one of another shape, {tuple(dense.shape)}.")
         xp = array_namespace(dense)
-        dense[self.index] = xp.astype(dense[self.index] + self.rows, dense.dtype, copy=False)
+        rows = at_least_float32(dense[self.index]) + self.rows
+        dense[self.index] = xp.astype(rows, dense.dtype, copy=False)
