@@ -76,13 +76,15 @@ def run(place: Callable[[Any], Any], class_name: str, dtype: str, **changes: Any
     """
     model = place(model_of(class_name, dtype, **changes))
     trainer = Trainer(model, SETTING, np.random.default_rng(5))
+    # In float16, one from which no step is left out: its dropout would have been drawn on one of two devices only.
+    trainer.restore(trainer.state()._replace(loss_scale=(256.0, 0)))
     steps = []
     while trainer.optimizer.steps < STEPS:
         batch = batch_of(class_name, trainer.optimizer.steps % 3)
         if class_name.endswith("CausalLM"):
             batch["labels"] = np.where(batch["input_ids"] == 1, -100, batch["input_ids"])
         steps.append(trainer.step(batch))
-        assert len(steps) < 2 * STEPS
+        assert not steps[-1].is_skipped
     return steps, model
 
 
@@ -95,6 +97,6 @@ def check_ten_steps(place: Callable[[Any], Any], class_name: str, dtype: str) ->
         assert one.dtype == np.dtype("float64" if dtype == "float64" else "float32")
         np.testing.assert_array_equal(one.view(np.uint8), other.view(np.uint8))
     expected, _ = run(lambda model: model, class_name, "float64")
-    for ours, theirs in zip([step for step in steps if not step.is_skipped], expected, strict=True):
+    for ours, theirs in zip(steps, expected, strict=True):
         assert abs(ours.loss - theirs.loss) <= LOSS_TOLERANCE[dtype] * max(1, theirs.loss)
         assert ours.rate == theirs.rate

@@ -163,7 +163,8 @@ def linear_activation_backward(
 ) -> tuple[Float[Array, "*batch in"], LinearParams]:
     """See `ops.reference.linear_activation_backward`."""
     xp, x = array_namespace(d_y), _rows(cache.x)
-    own_d_y = xp.astype(_rows(d_y), x.dtype, copy=True)  # becomes the gradient of the product
+    own_d_y = xp.empty(cache.product.shape, dtype=x.dtype, device=x.device)  # becomes the gradient of the product
+    own_d_y[...] = _rows(d_y)
     gradients = activations.activation_backward(gpu, own_d_y, cache.product, params.bias, activation, with_y=False)
     d_x = _input_gradient(gpu, gradients.d_product, params)
     d_params = LinearParams(_weight_gradient(gpu, gradients.d_product, x), gradients.d_bias)
