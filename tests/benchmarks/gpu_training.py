@@ -1,5 +1,6 @@
 """Parts of `tests.benchmarks.gpu` that train: attention's backward pass, and whole steps in mixed precision."""
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,9 @@ def training_steps(checkpoint: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         their_bytes = torch.cuda.max_memory_allocated() - before
         times = seconds({"xlmr-np": our_step, "transformers": their_step})
         peaks = {"xlmr-np": our_bytes, "transformers": their_bytes}
+        del our_step, their_step  # or the next one's memory would be counted from above them
+        gc.collect()
+        torch.cuda.empty_cache()
         yield what, {name: {"seconds": time, "peak bytes": peaks[name]} for name, time in times.items()}
 
 

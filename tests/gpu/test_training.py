@@ -10,6 +10,7 @@ from tests.training.gpu_runs import TRAINED_CLASSES, check_gradients, check_ten_
 from tests.training.runs import TINY_SHAPE, contents
 from tests.training.test_trainer import batch_of
 from tests.training.texts import sentences
+from xlmr_np.training.checkpoints import checkpoints_of
 from xlmr_np.training.pretraining import PretrainingSetting, pretrain
 
 pytestmark = needs_gpu
@@ -39,10 +40,11 @@ def test_a_run_that_was_stopped_goes_on_with_the_same_bits(tmp_path: Path, preci
     texts.write_text("\n".join(sentences(300)), encoding="utf-8")
     setting = PretrainingSetting(steps=6, batch_tokens=200, checkpoint_every=3, hold_out_every=20, precision=precision)
     for out in ("whole", "stopped"):
-        stop = Stop(3 if out == "stopped" else None)
+        stop = Stop(4 if out == "stopped" else None)
         try:
             pretrain([texts], tmp_path / out, setting, SHAPE, device="cuda", report=stop)
         except KeyboardInterrupt:
+            assert [path.name for path in checkpoints_of(tmp_path / out)] == ["checkpoint-3"]
             pretrain([texts], tmp_path / out, setting, SHAPE, device="cuda")
     whole, stopped = (contents(tmp_path / out, "log.jsonl", "loss.svg", ".lock") for out in ("whole", "stopped"))
     assert whole == stopped

@@ -208,7 +208,8 @@ class Trainer:
         """What a run needs to go on besides the parameters; to be taken when these are saved."""
         generator = None if self.generator is None else dict(self.generator.bit_generator.state)
         scale = None if self._loss_scale is None else (self._loss_scale.value, self._loss_scale.steps_since)
-        return TrainerState(self.optimizer.state(), generator, scale)
+        with device_context(self.model.device):
+            return TrainerState(self.optimizer.state(), generator, scale)
 
     def restore(self, state: TrainerState) -> None:
         """Go on where the state was taken, with a model of the parameters that were saved then.
