@@ -72,11 +72,15 @@ def test_pairs(huggingface, small_reference, pairs, asked):
 words = st.lists(st.one_of(any_texts, st.sampled_from(["", " ", "the", "▁the", "New York", "<mask>"])), max_size=5)
 
 
-@settings(max_examples=200)
-@given(st.lists(st.tuples(words, words), min_size=1, max_size=3), st.booleans(), settings_of_rows)
-def test_words(huggingface, small_reference, pairs, are_pairs, asked):
-    first, second = map(list, zip(*pairs, strict=True))
-    check(huggingface, small_reference, first, second if are_pairs else None, is_split_into_words=True, **asked)
+@pytest.mark.parametrize("examples", [80, pytest.param(200, marks=pytest.mark.exhaustive)])
+def test_words(huggingface, small_reference, examples):
+    @settings(max_examples=examples)
+    @given(st.lists(st.tuples(words, words), min_size=1, max_size=3), st.booleans(), settings_of_rows)
+    def compare(pairs, are_pairs, asked):
+        first, second = map(list, zip(*pairs, strict=True))
+        check(huggingface, small_reference, first, second if are_pairs else None, is_split_into_words=True, **asked)
+
+    compare()
 
 
 @pytest.fixture(params=["sentencepiece", "huggingface"])

@@ -352,6 +352,7 @@ def test_what_does_not_fit_together_is_refused() -> None:
         optimizer.clipped_update(gradients._replace(few=np.zeros(3, np.int64)), 0.1, 1.0)
 
 
+@pytest.mark.exhaustive
 def test_nothing_outside_of_arrays_is_touched() -> None:
     done = run_sanitized("""
 import numpy as np

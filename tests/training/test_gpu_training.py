@@ -3,6 +3,7 @@
 import json
 import logging
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +88,14 @@ def test_layers_that_are_run_again_have_the_same_gradients(class_name: str) -> N
         np.testing.assert_array_equal(one, two, err_msg=name)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+IN_ORDINARY_RUNS = {("XLMRobertaForMaskedLM", "float16"), ("XLMRobertaForSequenceClassification", "bfloat16")}
+
+
 @pytest.mark.parametrize(
-    "class_name",
+    ("class_name", "dtype"),
     [
-        pytest.param(
-            each, marks=() if each.endswith(("MaskedLM", "SequenceClassification")) else pytest.mark.exhaustive
-        )
-        for each in TRAINED_CLASSES
+        pytest.param(*each, marks=() if each in IN_ORDINARY_RUNS else pytest.mark.exhaustive)
+        for each in product(TRAINED_CLASSES, ("float32", "float16", "bfloat16"))
     ],
 )
 def test_ten_steps_follow_the_cpu_s(class_name: str, dtype: str) -> None:

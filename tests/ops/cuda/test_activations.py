@@ -255,6 +255,7 @@ def test_gradients_that_are_refused() -> None:
     assert (ones == 1).all()
 
 
+@pytest.mark.exhaustive
 def test_nothing_outside_of_arrays_is_touched() -> None:
     done = run_sanitized("""
 import numpy as np

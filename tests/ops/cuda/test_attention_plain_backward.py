@@ -164,6 +164,7 @@ print("done")
 """
 
 
+@pytest.mark.exhaustive
 def test_it_stays_within_its_arrays() -> None:
     """Under AddressSanitizer, which sees it where it does not."""
     done = run_sanitized(WITHIN_BOUNDS.format(without="", edit=""))

@@ -107,6 +107,7 @@ def test_everything_is_in_the_type_of_the_token_table() -> None:
     check_embedded(embed(emulated(), *indices, params, EPS)[0], indices, params, "float32")
 
 
+@pytest.mark.exhaustive
 def test_nothing_outside_of_arrays_is_touched() -> None:
     """By wrong indices too."""
     done = run_sanitized(f"""

@@ -397,6 +397,7 @@ def is_seen(file: str, fault: Callable[[str], str], run: Callable[[EmulatedGpu],
     return False
 
 
+@pytest.mark.exhaustive
 def test_nothing_outside_of_arrays_is_touched() -> None:
     done = run_sanitized("""
 import numpy as np

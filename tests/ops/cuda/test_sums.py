@@ -89,6 +89,7 @@ def test_a_fault_in_the_kernel_is_seen(fault: str) -> None:
     assert is_seen("sums.cu", FAULTS[fault], lambda gpu: check_sum(column_sums(gpu, x), wide(x), "float32"))
 
 
+@pytest.mark.exhaustive
 def test_nothing_outside_of_arrays_is_touched() -> None:
     done = run_sanitized("""
 import numpy as np

@@ -160,6 +160,7 @@ def test_empty_rectangles() -> None:
         assert not packed.starts.any()
 
 
+@pytest.mark.exhaustive
 def test_nothing_outside_of_arrays_is_touched() -> None:
     """Even with the number of real tokens wrong."""
     done = run_sanitized("""

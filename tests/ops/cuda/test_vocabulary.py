@@ -176,6 +176,7 @@ def test_no_rows() -> None:
         assert [each.shape for each in ours] == [(0, 5), (0, 5), (0,)]
 
 
+@pytest.mark.exhaustive
 def test_nothing_outside_of_arrays_is_touched() -> None:
     done = run_sanitized("""
 import numpy as np

@@ -284,6 +284,7 @@ def test_rows_travel_in_vectors_of_16_bytes_where_they_can() -> None:
         assert names == [*forward, "mean_loss<float>", *backward]
 
 
+@pytest.mark.exhaustive
 def test_nothing_outside_of_arrays_is_touched() -> None:
     done = run_sanitized("""
 from tests.cuda_emulator import EmulatedGpu

@@ -70,12 +70,12 @@ def plain_attention_backward(
     sizes = [np.int64(number), np.int32(width)]
     if number > 0:
         kernel = _kernel("queries", query.dtype.name, width)
-        read = query, key, value, context, d_context
+        read = [query, key, value, context, d_context]
         arguments = [*read, *(np.int64(row_stride(x)) for x in read), *settings, d_query, *sizes]
         gpu.launch(kernel, _launch_shape(number, sentences, heads), arguments)
     if key.shape[0] > 0:
         kernel = _kernel("keys", query.dtype.name, width)
-        read = query, key, value, d_context
+        read = [query, key, value, d_context]
         arguments = [*read, *(np.int64(row_stride(x)) for x in read), *settings, d_key, d_value, *sizes]
         gpu.launch(kernel, _launch_shape(key.shape[0], sentences, heads), arguments)
     return d_query, d_key, d_value
