@@ -358,6 +358,7 @@ def _is_begun(out: Path, asked: dict[str, Any]) -> bool:
         there = dict(json.loads(record.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{record} is damaged ({error}); choose a new directory.") from error
+    there.setdefault("precision", "float32")  # which runs were in before there was a choice
     for name, value in asked.items():
         if there.get(name) != value:
             raise ValueError(
