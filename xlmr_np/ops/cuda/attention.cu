@@ -170,7 +170,8 @@ __global__ void __launch_bounds__(WARPS * 32) attention_forward(
     __syncthreads();
     copy_values(number + 1);
 
-    // sums += probabilities value, where dropout's scale comes when all are summed: what two columns of scores hold of a row is what a step's left fragment wants
+    // sums += probabilities value: what two columns of scores hold of a row is what a step's left fragment wants;
+    // dropout's scale comes when all are summed
 #pragma unroll
     for (int step = 0; step < KEY_STEPS; ++step) {
       unsigned probabilities[ROW_BLOCKS][4];

@@ -1,7 +1,8 @@
 // Attention for steps of cached decoding, where a sentence has one query or none, and many keys: the work is to read
 // keys and values once, and tensor cores would have nothing to share.
 //
-// Equals: layers.attention.attention_forward on packed sentences, as attention.cu does, with bias, mask, dropout and log Σ exp.
+// Equals: layers.attention.attention_forward on packed sentences, as attention.cu does, with bias, mask, dropout and
+//   log Σ exp.
 //   It is right for any number of queries, and fast for few.
 //   The scheme is that of "Flash-Decoding for long-context inference" (Dao et al. 2023) within a block: softmaxes over
 //   parts of the keys, ATT.10 to ATT.12 of docs/derivations/attention.md, that ATT.13 merges.

@@ -1,7 +1,8 @@
 // Attention for the types and head widths that have no tiles for tensor cores: float32 and float64 without any rounding
 // of their products (no TF32), and half types of other widths than 32, 64 and 128.
 //
-// Equals: layers.attention.attention_forward on packed sentences, as attention.cu does, with bias, mask, dropout and log Σ exp.
+// Equals: layers.attention.attention_forward on packed sentences, as attention.cu does, with bias, mask, dropout and
+//   log Σ exp.
 // Fuses: scores, scale, bias, causal mask, softmax, dropout, average.
 // Block map: grid (tiles of QUERIES queries, heads), see tiles.cuh; a block shares KEYS keys and values at a time in
 //   shared memory, a warp takes one query: for the scores a lane takes one key, for the average FEATURES features, 32
